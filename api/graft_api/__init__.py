@@ -1,0 +1,1 @@
+"""What the parts of graft say to each other: resources, run manifest, reports, artifact layout."""

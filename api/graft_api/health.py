@@ -1,0 +1,41 @@
+"""
+The truth table phase -> conditions, and what kstatus, Argo CD and Flux make of it.
+
+Running as designed (queued, training, suspended on request) is Ready: a GitOps tool must not wait for a three-day job.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from graft_api.finetunejob import Phase
+
+Truth = Literal["True", "False", "Unknown"]
+Kstatus = Literal["InProgress", "Current", "Failed"]
+ArgoHealth = Literal["Progressing", "Healthy", "Degraded", "Suspended"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """One row of the table."""
+
+    ready: Truth
+    reconciling: Truth
+    stalled: Truth
+    succeeded: Truth
+    kstatus: Kstatus
+    """Computed by cli-utils from Ready, Reconciling and Stalled; Flux `wait` uses it."""
+    argo: ArgoHealth
+    """What the Lua check of docs/gitops.md answers."""
+
+
+FINETUNEJOB: dict[Phase, Health] = {
+    "Pending": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+    "Queued": Health("True", "False", "False", "Unknown", "Current", "Healthy"),
+    "Running": Health("True", "False", "False", "Unknown", "Current", "Healthy"),
+    "Suspended": Health("True", "False", "False", "Unknown", "Current", "Suspended"),
+    "Succeeded": Health("True", "False", "False", "True", "Current", "Healthy"),
+    "Failed": Health("False", "False", "True", "False", "Failed", "Degraded"),
+}
+"""A job that succeeded but missed a threshold is Succeeded with Accepted=False: it did what it was asked to do."""
+
+TERMINAL: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
