@@ -43,10 +43,13 @@ class Lora(Model):
     """Low-rank adaptation, Hu et al. 2021 (arXiv 2106.09685)."""
 
     rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """At most 512: vLLM loads no higher rank."""
+    """Default 64. At most 512: vLLM loads no higher rank."""
     alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Scale of the update: alpha / rank. Default 128."""
     dropout: Annotated[str, Decimal(ge=0, lt=1)] | None = None
+    """Default 0.05."""
     target_modules: Annotated[list[Annotated[str, Field(max_length=128, min_length=1)]], Field(max_length=32, min_length=1)] | None = None
+    """Names of the linear layers to adapt. Default: q, k, v, o, gate, up and down projections."""
 
 
 class EarlyStopping(Model):
@@ -60,25 +63,40 @@ class Checkpoints(Model):
     """How often training can be resumed from. Default: once an epoch."""
 
     every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Default: one epoch."""
     keep: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Default 2."""
 
 
 class Training(Model):
     """Hyperparameters."""
 
     epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Default by domain: dsl 3, governance 5, multimodal 2, others 3."""
     learning_rate: Annotated[str, Decimal(gt=0, le=1)] | None = None
+    """Default 2e-4."""
     scheduler: Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"] | None = None
+    """Default cosine."""
     warmup_ratio: Annotated[str, Decimal(ge=0, lt=1)] | None = None
+    """Share of the steps. Default 0.03."""
     optimizer: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused"] | None = None
+    """Default adamw_8bit."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Rows a device and step. Default 4."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Steps that share one update. Default 16."""
     max_length: Annotated[int, Field(ge=8, le=1048576)] | None = None
+    """Tokens; longer rows are cut. Default 4096."""
     weight_decay: Annotated[str, Decimal(ge=0, le=1)] | None = None
+    """Default 0."""
     max_grad_norm: Annotated[str, Decimal(gt=0)] | None = None
+    """Default 1.0."""
     packing: bool | None = None
+    """Several rows in one sequence. Default false; not on CPU."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
+    """Of order, dropout and initialisation. Default 7."""
     log_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Default 10."""
     early_stopping: EarlyStopping | None = None
     checkpoints: Checkpoints | None = None
     extra_args: StringMap | None = None
@@ -164,7 +182,7 @@ class Dataset(Model):
 
     sources: Annotated[list[DataSource], Field(min_length=1, max_length=16)]
     min_examples: Annotated[int, Field(ge=1)] | None = None
-    """Rows for training, without hold-out and validation."""
+    """Rows for training, without hold-out and validation. Default by domain: dsl 5000, governance 1000, multimodal 10000, others 100."""
     negatives: Negatives | None = None
     gates: Gates | None = None
     holdout: Holdout | None = None
@@ -218,7 +236,9 @@ class Generation(Model):
     """How answers are generated for evaluation."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=131072)] | None = None
+    """Default 256."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Default 32."""
 
 
 class Evaluation(Model):
@@ -227,6 +247,7 @@ class Evaluation(Model):
     suites: Annotated[list[Suite], Field(min_length=1, max_length=16)]
     generation: Generation | None = None
     precision: Literal["bfloat16", "float16", "float32", "nf4"] | None = None
+    """Default bfloat16: what vLLM serves by default. nf4 only if it is served so."""
 
     rules: ClassVar = (
         Rule(

@@ -14,7 +14,9 @@ SAMPLES = ROOT / "tests" / "data" / "finetunejob"
 @pytest.fixture(scope="module")
 def kubectl(api_server):
     def run(*arguments, stdin=None):
-        return subprocess.run(["kubectl", "--kubeconfig", str(api_server.kubeconfig), *arguments], input=stdin, capture_output=True, text=True)
+        return subprocess.run(
+            ["kubectl", "--kubeconfig", str(api_server.kubeconfig), *arguments], input=stdin, capture_output=True, text=True
+        )
 
     applied = run("apply", "--server-side", "-f", str(ROOT / "crds"))
     assert applied.returncode == 0, applied.stderr

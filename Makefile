@@ -1,0 +1,69 @@
+# make demo | test | verify | cluster | cluster-down | images | bench
+# Each target installs what it needs; builds and downloads are kept in $GRAFT_CACHE (default ~/.cache/graft).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+DEVCLUSTER := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster
+PYTEST := $(PYTHON) -m pytest
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+.venv/.ready: pyproject.toml uv.lock devcluster/uv.txt devcluster/bootstrap
+	@devcluster/bootstrap
+
+demo: .venv/.ready ## Fine-tune a small model on a real cluster on this machine and watch it get better
+	@$(PYTHON) examples/dsl/demo.py
+
+test: .venv/.ready unit api trainer e2e ## Run every test
+
+unit: .venv/.ready ## No cluster, no network
+	@$(PYTEST) tests/unit --timeout 20 -q
+
+api: .venv/.ready ## Against a real etcd and kube-apiserver
+	@$(DEVCLUSTER) build kubernetes kubeconform helm
+	$(PYTEST) tests/api --timeout 120 -q
+
+trainer: .venv/.ready ## Real training of a tiny model, without a cluster
+	@$(DEVCLUSTER) build versitygw
+	$(PYTEST) tests/trainer --timeout 300 -q
+
+e2e: .venv/.ready cluster images ## Real node, images, S3 and chart
+	@$(PYTEST) tests/e2e --timeout 900 --reruns 1 --only-rerun "AssertionError" -v
+
+generate: .venv/.ready ## CRDs, chart, RBAC table
+	@$(PYTHON) -m graft_api.crd crds
+	$(PYTHON) -m graft_api.reference docs/reference.md
+	$(PYTHON) charts/graft/generate.py
+
+verify: .venv/.ready generate ## Generated files, format, lint, types, imports, unit tests
+	@$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy api evaluation operator trainer cli devcluster/graft_devcluster
+	.venv/bin/lint-imports
+	$(PYTEST) tests/unit --timeout 20 -q
+	git diff --exit-code
+
+cluster: .venv/.ready ## Start the single-node Kubernetes
+	@$(DEVCLUSTER) up
+
+cluster-down: .venv/.ready ## Stop it and leave the host clean
+	@$(DEVCLUSTER) down
+
+images: .venv/.ready ## Build the images and load them into the cluster
+	@$(DEVCLUSTER) images --load
+
+bench: bench-operator bench-trainer ## Every benchmark: a table, and JSON in bench/results/
+
+bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
+	@$(DEVCLUSTER) build kubernetes
+	$(PYTHON) bench/operator.py
+
+bench-trainer: .venv/.ready ## Seconds per stage beside plain TRL
+	@$(PYTHON) bench/trainer.py

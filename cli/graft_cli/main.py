@@ -1,0 +1,50 @@
+"""`graft`, also as `kubectl graft`: the parts of graft that need no cluster."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from graft_api import resolve
+from graft_api.finetunejob import FineTuneJob
+from graft_api.schema import Invalid, parse
+from graft_cli.run import run
+
+
+def main() -> int:
+    """Run one command. 0: done, 1: the user must act (the message says how), 2: wrong usage, else the trainer's exit code."""
+    options = _parser().parse_args()
+    try:
+        code: int = options.command(options)
+    except Invalid as invalid:
+        print(*(f"error: {problem}" for problem in invalid.problems), sep="\n", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="graft", description="Fine-tune language models, and check what would be done.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    running = commands.add_parser("run", help="run a FineTuneJob here, without a cluster")
+    running.add_argument("-f", "--file", type=Path, required=True, metavar="JOB.yaml")
+    running.add_argument("--signing-key", type=Path, help="EC private key (PEM); stands for spec.signing.secretRef")
+    running.add_argument("--work", type=Path, help="folder for model, data and checkpoints; default: a temporary one")
+    running.set_defaults(command=lambda options: run(options.file, signing_key=options.signing_key, work=options.work))
+    checking = commands.add_parser("validate", help="check a FineTuneJob as the API server does, and show what follows from it")
+    checking.add_argument("-f", "--file", type=Path, required=True, metavar="JOB.yaml")
+    checking.set_defaults(command=_validate)
+    return parser
+
+
+def _validate(options: argparse.Namespace) -> int:
+    job = parse(FineTuneJob, yaml.safe_load(options.file.read_text()))
+    resolved = resolve.resolve(job.spec)
+    if problems := resolve.unsupported(job.spec):
+        raise Invalid(problems)
+    yaml.safe_dump(resolved.to_json(), sys.stdout, sort_keys=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+module graft.dev/devcluster/pause
+
+go 1.24.0

@@ -1,0 +1,1 @@
+"""A real single-node Kubernetes from pinned Go modules and Debian packages, without Docker, for demo, tests and benchmarks."""

@@ -1,0 +1,80 @@
+"""The Debian packages the node tier runs on.
+
+Pinned by release: within a Debian release a package keeps its upstream version and only gains security fixes, so the
+upstream version is what is asked for. An exact revision would vanish from the archive with the next fix.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft_devcluster.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package, the file that shows it is there, and its version per Debian release (empty: any)."""
+
+    name: str
+    evidence: str
+    versions: Mapping[str, str]
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package("containerd", "containerd", {"12": "1.6.20*"}),
+    Package("runc", "runc", {"12": "1.1.5*"}),
+    Package("containernetworking-plugins", "/usr/lib/cni/bridge", {"12": "1.1.1*"}),
+    Package("iptables", "iptables", {"12": "1.8.9*"}),
+    Package("iproute2", "ip", {"12": "6.1.0*"}),
+    Package("conntrack", "conntrack", {"12": "1:1.4.7*"}),
+    Package("socat", "socat", {"12": "1.7.4.4*"}),
+    Package("openssl", "openssl", {"12": "3.0.*"}),
+    Package("buildah", "buildah", {"12": "1.28.2*"}),
+    Package("debootstrap", "debootstrap", {"12": "1.0.128*"}),
+)
+API_TIER_PROGRAMS = ("openssl", "setpriv")
+
+
+def missing() -> list[Package]:
+    return [package for package in PACKAGES if not _is_there(package.evidence)]
+
+
+def ensure() -> None:
+    """Install what is missing, on a release this was tried on; elsewhere say what to install."""
+    absent = missing()
+    if not absent:
+        return
+    names = " ".join(package.name for package in absent)
+    release = debian_release()
+    if release is None or any(release not in package.versions for package in absent):
+        raise ClusterError(f"these programs are missing and only Debian 12 is known well enough to install them here: {names}")
+    print(f"installing Debian packages: {names}", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update", "-qq"], install_command(absent, release)):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise ClusterError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+
+
+def install_command(packages: list[Package], release: str) -> list[str]:
+    pinned = [f"{package.name}={package.versions[release]}" for package in packages]
+    return ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *pinned]
+
+
+def debian_release(os_release: Path = Path("/etc/os-release")) -> str | None:
+    """The number of the Debian release, None on anything else."""
+    try:
+        lines = os_release.read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    return fields.get("VERSION_ID", "").strip('"') or None if fields.get("ID") == "debian" else None
+
+
+def _is_there(evidence: str) -> bool:
+    return Path(evidence).exists() if evidence.startswith("/") else shutil.which(evidence) is not None

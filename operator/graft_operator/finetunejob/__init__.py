@@ -1,0 +1,1 @@
+"""FineTuneJob: observe -> decide -> children -> reconcile, and the reports of its pods."""

@@ -1,0 +1,124 @@
+"""The lines that connect observing, deciding and acting."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from graft_api import resolve
+from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from graft_api.run import Reporting, RunIdentity, RunManifest
+from graft_api.schema import parse
+from graft_operator.engine.clock import Clock
+from graft_operator.engine.controller import Outcome
+from graft_operator.engine.errors import AlreadyExists, UserMustAct
+from graft_operator.engine.events import EventRecorder
+from graft_operator.engine.kube import Kube
+from graft_operator.engine.queue import Key
+from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, FINE_TUNE_JOBS, JOBS, Resource
+from graft_operator.engine.status import write_status
+from graft_operator.finetunejob import children, decide
+from graft_operator.finetunejob.observe import is_controlled_by, observe
+from graft_operator.finetunejob.observed import Observed, Settings
+from graft_operator.finetunejob.summarize import happenings
+from graft_operator.reports.policies import PolicyGuard
+
+Manifest = dict[str, Any]
+
+LOG = logging.getLogger(__name__)
+
+MAX_CREATIONS = 4
+"""Of one pass: run manifest, Job, Adapter, and one to spare."""
+
+
+@dataclass(frozen=True)
+class FineTuneJobs:
+    """The reconciler of FineTuneJobs."""
+
+    kube: Kube
+    clock: Clock
+    events: EventRecorder
+    guard: PolicyGuard
+    settings: Settings
+    prepare_namespace: Callable[[str], Awaitable[None]]
+    """Carries CA and service account into a namespace."""
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Bring one job a step further. Creations are observed again before the next decision; status is written once."""
+        resource = await self.kube.get(FINE_TUNE_JOBS, key.namespace, key.name)
+        if resource is None or "deletionTimestamp" in resource["metadata"]:
+            return Outcome()  # children go with their owner
+        current = resource
+        for _ in range(MAX_CREATIONS):
+            observed = await observe(self.kube, self.guard, current)
+            decision = decide.decide(observed, self.settings, self.clock.now())
+            if decision.before is None:
+                break
+            LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(decision.before))
+            await self._create(observed, decision)
+            current = resource | {"status": decision.status.to_json()}
+        await self._record(resource, key, decision)
+        return Outcome(requeue_after=decision.requeue_after)
+
+    async def _record(self, resource: Manifest, key: Key, decision: decide.Decision) -> None:
+        """Write status, then what it announces, then what it destroys."""
+        written = await write_status(self.kube, FINE_TUNE_JOBS, resource, decision.status.to_json())
+        before = parse(FineTuneJobStatus, resource.get("status") or {})
+        for happening in happenings(before, decision.status) if written else ():
+            await self.events.emit(resource, happening)
+        for action in decision.after:
+            LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(action))
+            await self._remove(key.namespace, action)
+
+    async def _create(self, observed: Observed, decision: decide.Decision) -> None:
+        parent, spec, status = observed.parent, observed.spec, decision.status
+        assert isinstance(spec, FineTuneJobSpec)  # noqa: S101 - decide() creates nothing for an invalid spec
+        match decision.before:
+            case decide.StartRun():
+                await self.prepare_namespace(parent.namespace)
+                await self._post(CONFIG_MAPS, children.run_manifest(parent, self._manifest(observed, spec)), parent.uid)
+            case decide.StartJob(launch=launch):
+                await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)
+            case decide.StartReport():
+                image = status.resolved.image if status.resolved else self.settings.trainer_image
+                await self._post(JOBS, children.report_job(parent, spec, image, self.settings.pull_policy), parent.uid)
+            case decide.CreateAdapter():
+                assert status.artifact and status.outcome  # noqa: S101, PT018 - recorded before an adapter is asked for
+                body = children.adapter(parent, spec, status.artifact, status.outcome.base_model_digest)
+                await self._post(ADAPTERS, body, None)
+            case None:
+                raise AssertionError("called without anything to create")
+            case _:
+                assert_never(decision.before)
+
+    async def _post(self, resource: Resource, body: Manifest, owner_uid: str | None) -> None:
+        """Create, or find what an earlier pass created. Never overwrites."""
+        try:
+            await self.kube.create(resource, body)
+        except AlreadyExists:
+            if owner_uid is None:
+                return  # an Adapter: decide() compares its digest
+            metadata = body["metadata"]
+            existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
+            if existing is not None and not is_controlled_by(existing, owner_uid):
+                kind, name = body["kind"], metadata["name"]
+                raise UserMustAct(f"NameConflict: {kind} {name} exists and belongs to somebody else; delete or rename it") from None
+
+    async def _remove(self, namespace: str, action: decide.Remove) -> None:
+        match action:
+            case decide.DeleteJob(name=name, uid=uid):
+                await self.kube.delete(JOBS, namespace, name, propagation="Foreground", uid=uid)
+            case decide.ExpireJob(name=name, seconds=seconds):
+                await self.kube.merge_patch(JOBS, namespace, name, {"spec": {"ttlSecondsAfterFinished": seconds}})
+            case _:
+                assert_never(action)
+
+    def _manifest(self, observed: Observed, spec: FineTuneJobSpec) -> RunManifest:
+        resolved, parent = resolve.resolve(spec), observed.parent
+        return RunManifest(
+            job=RunIdentity(namespace=parent.namespace, name=parent.name, uid=parent.uid),
+            spec_hash=resolve.spec_hash(resolved),
+            run_uri=resolve.run_uri(resolved, parent.namespace, parent.name),
+            spec=resolved,
+            reporting=Reporting(url=self.settings.reports_url),
+        )

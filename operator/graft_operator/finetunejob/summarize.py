@@ -1,0 +1,59 @@
+"""Pure: project a view onto phase and conditions by the truth table of `graft_api.health`."""
+
+from datetime import datetime
+
+from graft_api import health, resolve
+from graft_api.finetunejob import Condition as ConditionStatus
+from graft_api.finetunejob import FineTuneJobStatus
+from graft_api.schema import Invalid
+from graft_operator.engine.conditions import Condition, set_condition
+from graft_operator.engine.events import Happening
+from graft_operator.finetunejob.observed import Observed, View
+
+
+def summarize(observed: Observed, view: View, now: datetime) -> FineTuneJobStatus:
+    """Return the status as the user should see it now."""
+    row = health.FINETUNEJOB[view.phase]
+    told = {
+        "Ready": (row.ready, view.reason, view.message),
+        "Reconciling": (row.reconciling, view.reason, view.message if row.reconciling == "True" else ""),
+        "Stalled": (row.stalled, view.reason, view.message if row.stalled == "True" else ""),
+        "Succeeded": (row.succeeded, view.reason, ""),
+        "Accepted": ("Unknown", "NotEvaluated", ""),
+        "SpecChangedAfterStart": _spec_changed(observed),
+    } | view.extra
+    conditions = [condition.to_json() for condition in observed.status.conditions or []]
+    for kind, (truth, reason, message) in told.items():
+        conditions = set_condition(conditions, Condition(kind, truth, reason, message, observed.generation), now)
+    return observed.status.model_copy(
+        update={
+            "phase": view.phase,
+            "observed_generation": observed.generation,
+            "conditions": [ConditionStatus.model_validate(condition) for condition in conditions],
+        }
+    )
+
+
+def happenings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Happening]:
+    """Return the Events that a change of status deserves: transitions, never repetitions."""
+    found = []
+    if (before.job is None or before.job != after.job) and after.job is not None:
+        found.append(Happening("Normal", "Launched", "CreateJob", f"created Job {after.job.name}"))
+    if after.claim is not None and before.attempt != after.attempt:
+        found.append(Happening("Normal", "AttemptClaimed", "GrantClaim", f"attempt {after.attempt} runs in pod {after.claim.pod_name}"))
+    if before.adapter_ref is None and after.adapter_ref is not None:
+        found.append(Happening("Normal", "AdapterCreated", "CreateAdapter", f"created Adapter {after.adapter_ref.name}"))
+    if before.phase != after.phase and after.phase is not None:
+        ready = next((c for c in after.conditions or [] if c.type == "Ready"), None)
+        reason, message = (ready.reason, ready.message) if ready else (after.phase, "")
+        found.append(Happening("Warning" if after.phase == "Failed" else "Normal", reason, "Reconcile", message))
+    return found
+
+
+def _spec_changed(observed: Observed) -> tuple[str, str, str]:
+    run = observed.status.run
+    if run is None or isinstance(observed.spec, Invalid):
+        return "False", "NotStarted", ""
+    if resolve.spec_hash(resolve.resolve(observed.spec)) == run.spec_hash:
+        return "False", "Unchanged", ""
+    return "True", "SpecChanged", f"the run uses the spec of generation {run.generation}; create a new FineTuneJob for the new one"
