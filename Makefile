@@ -63,7 +63,7 @@ bench: bench-operator bench-trainer ## Every benchmark: a table, and JSON in ben
 
 bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
 	@$(DEVCLUSTER) build kubernetes
-	$(PYTHON) bench/operator.py
+	$(PYTHON) bench/bench_operator.py
 
 bench-trainer: .venv/.ready ## Seconds per stage beside plain TRL
 	@$(PYTHON) bench/trainer.py

@@ -72,11 +72,11 @@ class Workshop:
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def base(self) -> str:
+    def base(self, present: set[str]) -> str:
         """The image that stands in for python:3.11-slim-bookworm, from Debian packages alone."""
         definition = hashlib.sha256(repr((BASE_RELEASE, BASE_PACKAGES, BASE_LEFT_OUT)).encode()).hexdigest()[:12]
         reference = f"localhost/graft-base:{definition}"
-        if reference not in self.references():
+        if reference not in present:
             root, context = self._scratch / "root", self._scratch / "base"
             context.mkdir()
             packages = f"--include={','.join(BASE_PACKAGES)}"
@@ -88,10 +88,10 @@ class Workshop:
             shutil.rmtree(root)
         return reference
 
-    def uv(self, version: str) -> str:
+    def uv(self, version: str, present: set[str]) -> str:
         """An image that holds the program uv and nothing else, as the published one does."""
         reference = f"localhost/graft-uv:{version}"
-        if reference not in self.references():
+        if reference not in present:
             context = self._scratch / "uv"
             install = [
                 "uv",

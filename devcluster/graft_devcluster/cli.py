@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from graft_devcluster import cluster, containerd, doctor, s3, settings, tools
+from graft_devcluster import cluster, containerd, doctor, images, s3, settings, tools
 from graft_devcluster.apiclient import ApiClient
 from graft_devcluster.doctor import Verdict
 from graft_devcluster.errors import ClusterError
@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("tools", nargs="*", metavar="TOOL", help=", ".join(tools.EVERYTHING))
     _verb(verbs, "env", env_verb, 'shell lines for KUBECONFIG, PATH and S3: eval "$(... env)"')
     _verb(verbs, "kubeconfig", kubeconfig_verb, "print the path of the kubeconfig")
+    building = _verb(verbs, "images", images_verb, "build the images of graft if what they are made of has changed")
+    building.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(images.TARGETS))
+    building.add_argument("--load", action="store_true", help="load them into the cluster")
     gpu = _verb(verbs, "fake-gpu", fake_gpu_verb, "make the node claim GPUs it does not have")
     gpu.add_argument("count", nargs="?", type=int, default=4)
     return top
@@ -189,6 +192,12 @@ def program_folders(chosen: Settings) -> tuple[list[str], str]:
 def kubeconfig_verb(chosen: Settings, options: argparse.Namespace) -> int:
     print(chosen.kubeconfig)
     return 0 if chosen.kubeconfig.exists() else 1
+
+
+def images_verb(chosen: Settings, options: argparse.Namespace) -> int:
+    for target, reference in images.ensure_images(options.targets or images.TARGETS, load=options.load, settings=chosen).items():
+        print(f"{target} {reference}")
+    return 0
 
 
 def fake_gpu_verb(chosen: Settings, options: argparse.Namespace) -> int:

@@ -149,7 +149,8 @@ def _build(workshop: Workshop, inputs: Inputs, targets: Sequence[str]) -> None:
     with workshop.clean_scratch() as scratch:
         context = scratch / "context"
         inputs.write(context)
-        base, uv = workshop.base(), workshop.uv(inputs.uv_version())
+        present = workshop.references()
+        base, uv = workshop.base(present), workshop.uv(inputs.uv_version(), present)
         for target in targets:
             started = time.monotonic()
             reference = inputs.reference(target)

@@ -24,7 +24,8 @@ SYSTEM_FOLDERS = (Path("/lib/x86_64-linux-gnu"), Path("/usr/lib/x86_64-linux-gnu
 MARKER = "TEST-ONLY-CUDA-STANDINS.txt"
 REFUSAL = (
     'import os, sys; os.path.exists("/proc/driver/nvidia/version") and ('
-    'sys.stderr.write("graft: this trainer image is for CPU tests only and this node has a GPU; use the published image\\n"), os._exit(78))\n'
+    'sys.stderr.write("graft: this trainer image is for tests without a GPU and this node has one; use the published image\\n"), '
+    "os._exit(78))\n"
 )
 
 _SECTION_DYNAMIC, _SECTION_SYMBOLS, _SECTION_VERSIONS_NEEDED, _SECTION_SYMBOL_VERSIONS = 6, 11, 0x6FFFFFFE, 0x6FFFFFFF

@@ -11,7 +11,7 @@ import sys
 from random import Random
 from uuid import uuid4
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from graft_api.health import TERMINAL
 from graft_operator.config import Config, MissingSetting, from_environment
@@ -91,7 +91,12 @@ def compose(config: Config, kube: Kube) -> Process:
     unfinished = ",".join(f"status.phase!={phase}" for phase in sorted(TERMINAL))
     selections = [Selection(namespace, fields=unfinished) for namespace in config.watch_namespaces or (None,)]
     resync = Resync(kube, [ResyncSource(FINE_TUNE_JOBS, queue, selection) for selection in selections], clock, random)
-    checks = Checks(live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None})
+    dropped = Gauge("graft_reports_dropped", "Progress reports that were not written, for want of room.", registry=registry)
+    dropped.set_function(lambda: reports.coalescer.dropped)
+    checks = Checks(
+        live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None},
+        ready={"certificate": certificate.problem},
+    )
     process = Process(
         always=[
             Service("health", HealthServer(registry, checks, "", config.health_port).run),

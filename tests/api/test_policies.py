@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from graft_devcluster.apitier import ApiServer
+from graft_devcluster.settings import cache_root
+from graft_devcluster.tools import Toolbox
 from graft_operator.engine.clock import SystemClock
 from graft_operator.engine.credentials import load_credentials
 from graft_operator.engine.errors import Forbidden
@@ -22,6 +24,7 @@ from graft_operator.engine.resources import (
     CONFIG_MAPS,
     FINE_TUNE_JOBS,
     JOBS,
+    LEASES,
     NAMESPACES,
     PODS,
     SECRETS,
@@ -32,13 +35,28 @@ from graft_operator.engine.resources import (
     Resource,
 )
 from graft_operator.reports.ca import Trust
+from graft_operator.reports.certificates import SecretCertificate, service_names
+from graft_operator.reports.identity import Identities, Unauthenticated
 from graft_operator.reports.policies import PolicyGuard, load_expected
+from graft_operator.reports.service import ReportsEndpoint
 
 CHART = Path(__file__).parents[2] / "charts" / "graft"
 POLICIES = ["graft-jobs", "graft-pods", "graft-records", "graft-tokens"]
 OPERATOR = "system:serviceaccount:graft-system:graft-operator"
 KUEUE = "system:serviceaccount:kueue-system:kueue-controller-manager"
 CONTROLLER = "system:serviceaccount:kube-system:{}"
+SETTINGS = [
+    *("--set", f"policies.kueue.serviceAccount={KUEUE}"),
+    *("--set", "replicas=2"),
+    *("--set", "networkPolicy.enabled=true"),
+]
+NAMESPACE = """
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: graft-system
+  labels: {pod-security.kubernetes.io/enforce: restricted}
+"""
 IMAGE = "registry.k8s.io/pause:3.10"
 
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
@@ -78,10 +96,22 @@ def run_helm(api_server: ApiServer, helm: str) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def installed(api_server: ApiServer, run_helm: Callable[..., str]) -> str:
-    """As a user installs it, with Kueue let through."""
-    kueue = f"policies.kueue.serviceAccount={KUEUE}"
-    return run_helm("install", "graft", str(CHART), "--create-namespace", "--set", kueue)
+def run_kubectl(api_server: ApiServer) -> Callable[..., str]:
+    def run(*arguments: str, text: str) -> str:
+        kubectl = str(Toolbox(cache_root()).path("kubectl"))
+        command = [kubectl, "--kubeconfig", str(api_server.kubeconfig), *arguments, "-f", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def installed(run_helm: Callable[..., str], run_kubectl: Callable[..., str]) -> str:
+    """As a user installs it, in a namespace that admits restricted pods only."""
+    run_kubectl("create", text=NAMESPACE)
+    return run_helm("install", "graft", str(CHART), *SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +190,11 @@ async def refused(call: Awaitable[Any]) -> str | None:
     try:
         await call
     except Forbidden as error:
-        assert "ValidatingAdmissionPolicy" in str(error), str(error)
-        return str(error)
-    return None
+        words = str(error)
+    else:
+        return None
+    assert "ValidatingAdmissionPolicy" in words, words
+    return words
 
 
 async def allowed(call: Awaitable[Any]) -> bool:
@@ -171,6 +203,11 @@ async def allowed(call: Awaitable[Any]) -> bool:
     except Forbidden:
         return False
     return True
+
+
+async def delete_all(kube: Kube, resource: Resource, namespace: str) -> Object:
+    """A deletecollection, which the operator itself never needs."""
+    return await kube._write("DELETE", resource.path(namespace), body={"propagationPolicy": "Background"})
 
 
 def config_map(namespace: str, name: str, labels: dict[str, str] | None = None) -> Object:
@@ -249,6 +286,7 @@ class TestRecords:
         for change in changes:
             assert await refused(forger.merge_patch(CONFIG_MAPS, namespace, "ours", change))
         assert await refused(forger.delete(CONFIG_MAPS, namespace, "ours"))
+        assert await refused(delete_all(forger, CONFIG_MAPS, namespace))
 
     async def test_nobody_else_turns_an_ordinary_one_into_a_record(self, forger: Kube, namespace: str) -> None:
         await forger.create(CONFIG_MAPS, config_map(namespace, "ordinary"))
@@ -423,6 +461,7 @@ class TestJobs:
         for change in changes:
             assert "change the FineTuneJob" in (await refused(forger.merge_patch(JOBS, namespace, "ours", change)) or "")
         assert "delete the FineTuneJob" in (await refused(forger.delete(JOBS, namespace, "ours")) or "")
+        assert await refused(delete_all(forger, JOBS, namespace))
 
     async def test_other_jobs_are_left_alone(self, forger: Kube, namespace: str) -> None:
         await forger.create(JOBS, job(namespace, "other", {"metadata": {}, "spec": pod_spec("default")}))
@@ -470,14 +509,42 @@ class TestRights:
         assert not await may("update", "graft.dev", "finetunejobs", namespace, "x")
         assert not await may("impersonate", "", "users", "")
 
+    async def test_the_operator_does_its_work_with_its_rights(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        names = service_names("graft-reports", "graft-system")
+        source = SecretCertificate(operator, SystemClock(), "graft-system", "graft-reports-tls", names)
+        assert await source.current() == await source.current()
+        for epoch, ip in enumerate(("10.0.0.1", "10.0.0.2", "fd00::1"), start=1):
+            await ReportsEndpoint(operator, SystemClock(), "graft-system", "graft-reports", "p", ip).ensure(epoch)
+        with pytest.raises(Unauthenticated):
+            await Identities(operator, SystemClock()).caller("Bearer nonsense")
+        lease = {"metadata": {"name": "graft-operator", "namespace": "graft-system"}}
+        await operator.create(LEASES, lease)
+        await operator.merge_patch(LEASES, "graft-system", "graft-operator", {"spec": {"holderIdentity": "me"}})
+
     async def test_an_editor_trains_but_does_not_write_status(self, editor: Kube, namespace: str, until: Wait) -> None:
         await until(lambda: allowed(editor.list(FINE_TUNE_JOBS, Selection(namespace))))
         await editor.delete(FINE_TUNE_JOBS, namespace, "absent")
         with pytest.raises(Forbidden):
             await editor.merge_patch(FINE_TUNE_JOBS, namespace, "absent", {"status": {}}, subresource="status")
 
+    async def test_a_refusal_by_rbac_does_not_pass_for_one_by_a_policy(self, editor: Kube) -> None:
+        with pytest.raises(AssertionError, match="cannot create resource"):
+            await refused(editor.create(NAMESPACES, {"metadata": {"name": "mine"}}))
+
 
 class TestChart:
+    def test_every_object_is_what_the_api_server_knows(
+        self, installed: str, run_helm: Callable[..., str], run_kubectl: Callable[..., str]
+    ) -> None:
+        complaints = run_kubectl("apply", "--dry-run=server", "--validate=strict", text=run_helm("get", "manifest", "graft"))
+        assert "unknown field" not in complaints
+
+    async def test_its_own_pods_are_admitted_by_the_policies_and_by_pod_security(self, kube: Kube, namespace: str, until: Wait) -> None:
+        async def pods() -> bool:
+            return len(await kube.list(PODS, Selection("graft-system"))) == 2
+
+        await until(pods)
+
     async def test_the_expressions_type_check(self, kube: Kube, namespace: str, until: Wait) -> None:
         for name in POLICIES:
 
@@ -519,10 +586,10 @@ class TestChart:
         self, kube: Kube, operator: Kube, run_helm: Callable[..., str], until: Wait, tmp_path: Path
     ) -> None:
         await operator.merge_patch(SECRETS, "graft-system", "graft-reports-tls", {"data": {"tls.key": "a2VwdA=="}})
-        run_helm("upgrade", "graft", str(CHART), "--set", f"policies.kueue.serviceAccount={KUEUE}", "--set", "logLevel=debug")
+        run_helm("upgrade", "graft", str(CHART), *SETTINGS, "--set", "logLevel=debug")
         secret = await kube.get(SECRETS, "graft-system", "graft-reports-tls")
         assert secret is not None
-        assert secret["data"] == {"tls.key": "a2VwdA=="}
+        assert secret["data"]["tls.key"] == "a2VwdA=="
         expected = await kube.get(CONFIG_MAPS, "graft-system", "graft-policies")
         assert expected is not None
         (tmp_path / "policies.yaml").write_text(expected["data"]["policies.yaml"])
@@ -530,14 +597,10 @@ class TestChart:
         assert await guard.missing() == []
 
     async def test_uninstalling_leaves_definitions_and_certificate(self, kube: Kube, run_helm: Callable[..., str]) -> None:
+        """The last test: there are no policies any more."""
         run_helm("uninstall", "graft")
         definitions = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
         assert await kube.get(definitions, None, "finetunejobs.graft.dev")
         assert await kube.get(SECRETS, "graft-system", "graft-reports-tls")
         assert await kube.get(VALIDATING_ADMISSION_POLICIES, None, "graft-jobs") is None
         assert await kube.get(DEPLOYMENTS, "graft-system", "graft-operator") is None
-
-
-async def test_a_refusal_by_rbac_does_not_pass_for_one_by_a_policy(editor: Kube) -> None:
-    with pytest.raises(AssertionError, match="cannot create resource"):
-        await refused(editor.create(NAMESPACES, {"metadata": {"name": "mine"}}))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from graft_api.finetunejob import FineTuneJob
 from graft_api.schema import Invalid, parse
 

@@ -34,7 +34,7 @@ POLICY_RETRY = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class StartRun:
-    """Give the namespace its CA and service account, and freeze the spec."""
+    """Freeze the spec into the run manifest."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ def _live(observed: Observed, job: Job) -> View:
         return View("Pending", "Launched", f"Job {job.name} is created; waiting for its pod")
     if pod.waiting and pod.running is None:
         return View("Queued", "WaitingForPod", _cut(f"pod {pod.name}: {pod.waiting}"))
-    if pod.running is None and pod.phase == "Pending":
+    claim = observed.status.claim
+    if claim is None or claim.pod_uid != pod.uid:  # between two of its containers, a pod that has claimed still runs
         return View("Queued", "Starting", f"pod {pod.name} is starting")
     progress = observed.status.progress
     return View("Running", "Running", f"attempt {observed.status.attempt or 0}, {progress.stage if progress else 'preflight'}")

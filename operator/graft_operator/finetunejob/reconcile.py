@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from graft_api import resolve
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from graft_api.health import TERMINAL
 from graft_api.run import Reporting, RunIdentity, RunManifest
 from graft_api.schema import parse
 from graft_operator.engine.clock import Clock
@@ -48,6 +49,9 @@ class FineTuneJobs:
         resource = await self.kube.get(FINE_TUNE_JOBS, key.namespace, key.name)
         if resource is None or "deletionTimestamp" in resource["metadata"]:
             return Outcome()  # children go with their owner
+        if (resource.get("status") or {}).get("phase") not in TERMINAL:
+            # Every pass, not only the first: a renewed authority must reach the namespaces of running jobs. Cached.
+            await self.prepare_namespace(key.namespace)
         current = resource
         for _ in range(MAX_CREATIONS):
             observed = await observe(self.kube, self.guard, current)
@@ -75,7 +79,6 @@ class FineTuneJobs:
         assert isinstance(spec, FineTuneJobSpec)  # noqa: S101 - decide() creates nothing for an invalid spec
         match decision.before:
             case decide.StartRun():
-                await self.prepare_namespace(parent.namespace)
                 await self._post(CONFIG_MAPS, children.run_manifest(parent, self._manifest(observed, spec)), parent.uid)
             case decide.StartJob(launch=launch):
                 await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)

@@ -123,7 +123,7 @@ def test_a_second_look_changes_nothing():
             id="no image is queued",
         ),
         pytest.param((replace(POD, phase="Pending", running=None),), JOB, "Queued", "Starting", id="starting is queued"),
-        pytest.param((POD,), JOB, "Running", "Running", id="a running container is running"),
+        pytest.param((POD,), JOB, "Queued", "Starting", id="a pod that has not claimed is starting"),
     ],
 )
 def test_a_live_job_says_what_it_waits_for(pods, job, phase, reason):
@@ -131,6 +131,12 @@ def test_a_live_job_says_what_it_waits_for(pods, job, phase, reason):
     assert (said.status.phase, condition(said, "Ready").reason) == (phase, reason)
     assert said.before is None
     assert said.after == ()
+
+
+@pytest.mark.parametrize("running", ["trainer", None], ids=["in a container", "between two containers"])
+def test_a_pod_that_has_claimed_is_running(running):
+    said = decide(replace(claimed(started()), pods=(replace(POD, running=running),)), SETTINGS, NOW)
+    assert (said.status.phase, condition(said, "Ready").message) == ("Running", "attempt 1, train")
 
 
 def test_a_result_in_the_termination_message_of_the_claiming_pod_is_recorded():

@@ -1,0 +1,57 @@
+"""The seam between the reports server and the reconciler: who speaks, what they say, and the three ways to refuse it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from graft_api.reports import ClaimRequest, ProgressReport, TerminalResult
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a token was proven to belong to: a live pod, its controlling Job, and the FineTuneJob that controls that."""
+
+    pod_name: str
+    pod_uid: str
+    pod_created_at: str
+    """creationTimestamp of the pod: an older pod than the one that holds the claim was superseded."""
+    namespace: str
+    service_account: str
+    """Name without the `system:serviceaccount:` prefix and the namespace."""
+    job_name: str
+    job_uid: str
+    owner_name: str
+    owner_uid: str
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer to the pod, not a fault of ours
+    """The report is not taken. The message is sent to the pod, so it holds names and numbers only."""
+
+
+class Superseded(Refusal):
+    """Another pod or attempt took over: 409."""
+
+
+class NotYours(Refusal):
+    """The caller is a pod of graft, but not of this object: 403."""
+
+
+class Unknown(Refusal):
+    """There is no such object, or none with this uid: 403 as well, for the pod must stop either way."""
+
+
+class ReportSink(Protocol):
+    """
+    Takes reports on behalf of the FineTuneJobs.
+
+    `caller.owner_name == name` and `caller.namespace == namespace` were checked before. Anything raised that is no `Refusal`
+    is answered with 503 and Retry-After: the pod asks again.
+    """
+
+    async def claim(self, caller: Caller, namespace: str, name: str, request: ClaimRequest) -> int:
+        """Persist that this pod is the attempt, and return its number (from 1). Idempotent for the same pod."""
+
+    async def progress(self, caller: Caller, namespace: str, name: str, report: ProgressReport) -> None:
+        """Write the latest progress. Called after the pod had its answer, at most every two seconds for one pod."""
+
+    async def result(self, caller: Caller, namespace: str, name: str, result: TerminalResult) -> None:
+        """Persist the terminal result. Idempotent: the pod also leaves it in its termination message."""

@@ -1,0 +1,180 @@
+"""
+The operator's process as the chart runs it, with the chart's rights and no more, beside a real API server with controllers.
+
+What it did is read from the API server's audit log and held against docs/rbac.md's source, the rendered chart.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from graft_devcluster.apitier import ApiServer, free_ports
+from graft_operator.engine.kube import Kube, Selection
+from graft_operator.engine.resources import (
+    CONFIG_MAPS,
+    ENDPOINT_SLICES,
+    FINE_TUNE_JOBS,
+    JOBS,
+    PODS,
+    SERVICE_ACCOUNTS,
+    Object,
+    Resource,
+)
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "graft"
+OPERATOR = "system:serviceaccount:graft-system:graft-operator"
+SAMPLE = ROOT / "tests" / "data" / "finetunejob" / "good"
+IMPLIED = {"serverresources", "selfsubjectaccessreviews"}
+"""What every authenticated user may ask."""
+
+
+class TokenRequests(Resource):
+    @property
+    def root(self) -> str:
+        return "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def api_server() -> Iterator[ApiServer]:
+    with ApiServer(controllers=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chart() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", CHART / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    return generate
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(api_server: ApiServer, chart: Any) -> Path:
+    """Of the administrator, after the chart was installed."""
+    command = [str(chart.helm()), "--kubeconfig", str(api_server.kubeconfig), "--namespace", "graft-system"]
+    done = subprocess.run([*command, "install", "graft", str(CHART), "--create-namespace"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return api_server.kubeconfig
+
+
+@pytest.fixture
+async def own_kubeconfig(kube: Kube, kubeconfig: Path, tmp_path: Path, until: Callable[..., Awaitable[Any]]) -> Path:
+    """Of the operator: the token of its service account."""
+    await until(lambda: kube.get(SERVICE_ACCOUNTS, "graft-system", "graft-operator"))
+    requests = TokenRequests("authentication.k8s.io", "v1", "serviceaccounts/graft-operator/token", "TokenRequest")
+    answer = await kube.create(requests, {"metadata": {"namespace": "graft-system"}, "spec": {"expirationSeconds": 3600}})
+    return with_token(kubeconfig, answer["status"]["token"], tmp_path / "kubeconfig")
+
+
+def with_token(kubeconfig: Path, token: str, target: Path) -> Path:
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    target.write_text(json.dumps(document))
+    return target
+
+
+@pytest.fixture
+def health(own_kubeconfig: Path, chart: Any, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A running operator: the URL of its health server, and its log."""
+    reports, port = free_ports(2)
+    objects = {(o["kind"], o["metadata"]["name"]): o for o in chart.objects(chart.rendered())}
+    (container,) = objects["Deployment", "graft-operator"]["spec"]["template"]["spec"]["containers"]
+    policies = tmp_path / "policies.yaml"
+    policies.write_text(objects["ConfigMap", "graft-policies"]["data"]["policies.yaml"])
+    environment = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    environment |= {"GRAFT_NAMESPACE": "graft-system", "GRAFT_POD_NAME": "graft-operator-a", "GRAFT_POD_IP": "10.1.2.3"}
+    environment |= {"GRAFT_REPORTS_PORT": str(reports), "GRAFT_HEALTH_PORT": str(port), "GRAFT_POLICIES_FILE": str(policies)}
+    environment |= {"KUBECONFIG": str(own_kubeconfig), "PATH": os.environ["PATH"]}
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "graft_operator.main"], env=environment, stdout=output, stderr=output)
+    try:
+        yield f"http://127.0.0.1:{port}", log
+    finally:
+        process.terminate()
+        code = process.wait(30)
+    assert code == 0, log.read_text()
+
+
+def audited(api_server: ApiServer) -> list[dict[str, Any]]:
+    lines = api_server.audit_log.read_text().splitlines()
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return [event for event in events if event["user"]["username"] == OPERATOR]
+
+
+def granted(chart: Any) -> set[tuple[str, str, str, str]]:
+    """Every (group, resource, name or *, verb) of the operator's roles."""
+    roles = [o for o in chart.objects(chart.rendered()) if (o["kind"], o["metadata"]["name"]) in chart._OPERATOR]
+    return {
+        (group, resource, name, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", ["*"])
+        for verb in rule["verbs"]
+    }
+
+
+def is_granted(event: dict[str, Any], rights: set[tuple[str, str, str, str]]) -> bool:
+    about = event.get("objectRef") or {}
+    resource = about.get("resource", "")
+    if not resource or resource in IMPLIED:
+        return True
+    full = f"{resource}/{about['subresource']}" if about.get("subresource") else resource
+    return any((about.get("apiGroup", ""), full, name, event["verb"]) in rights for name in ("*", about.get("name", "")))
+
+
+async def test_it_works_with_its_rights_and_uses_no_others(
+    kube: Kube, namespace: str, health: tuple[str, Path], api_server: ApiServer, chart: Any, until: Callable[..., Awaitable[Any]]
+) -> None:
+    url, log = health
+    await until(lambda: kube.get(SERVICE_ACCOUNTS, namespace, "default"))
+    body: Object = yaml.safe_load((SAMPLE / "minimal.yaml").read_text())
+    body["metadata"] = {"name": "tune", "namespace": namespace}
+    await kube.create(FINE_TUNE_JOBS, body)
+
+    async def ready() -> bool:
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.get(f"{url}/readyz") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientConnectorError:
+                return False
+
+    async def pods() -> list[Object]:
+        return await kube.list(PODS, Selection(namespace))
+
+    try:
+        await until(ready, 60)
+        await until(lambda: kube.list(JOBS, Selection(namespace)), 60)
+        (pod,) = await until(pods, 60)
+        assert pod["spec"]["serviceAccountName"] in ("graft-trainer", body["spec"].get("credentials", {}).get("serviceAccountName"))
+        trusted = await kube.get(CONFIG_MAPS, namespace, "graft-ca")
+        assert trusted is not None
+        assert "BEGIN CERTIFICATE" in trusted["data"]["ca.crt"]
+        slice_ = await until(lambda: kube.get(ENDPOINT_SLICES, "graft-system", "graft-reports"))
+        assert slice_["endpoints"][0]["addresses"] == ["10.1.2.3"]
+        await kube.delete(FINE_TUNE_JOBS, namespace, "tune")
+    except TimeoutError:
+        pytest.fail(log.read_text())
+    events = await until(lambda: audited(api_server))
+    refused = [event for event in events if event.get("responseStatus", {}).get("code") == 403]
+    assert not refused, [event["requestURI"] for event in refused]
+    beyond = [event for event in events if not is_granted(event, granted(chart))]
+    assert not beyond, [(event["verb"], event["requestURI"]) for event in beyond]
+    assert {event["verb"] for event in events} >= {"get", "list", "watch", "create", "patch"}

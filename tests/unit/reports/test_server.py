@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestClient, TestServer
+
+from graft_api.schema import Invalid
+from graft_operator.engine.errors import Unavailable
+from graft_operator.reports.identity import Foreign, Unauthenticated
+from graft_operator.reports.server import ReportsServer
+from graft_operator.reports.sink import NotYours, Superseded, Unknown
+
+CLAIM = {"jobUid": "tune-1"}
+PROGRESS = {"attempt": 1, "progress": {"stage": "train", "step": 7, "loss": 0.5}}
+RESULT = {"version": 1, "attempt": 1, "failed": {"exitCode": 10, "reason": "InvalidData", "message": "line 3: no prompt", "line": 3}}
+ROOT = "/v1/namespaces/team/finetunejobs/tune"
+SECRET = "the quick brown fox is content"
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+
+    async def _note(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+
+    async def claim(self, caller: Any, namespace: str, name: str, request: Any) -> int:
+        await self._note("claim", caller, namespace, name, request)
+        return 3
+
+    async def progress(self, caller: Any, namespace: str, name: str, report: Any) -> None:
+        await self._note("progress", caller, namespace, name, report)
+
+    async def result(self, caller: Any, namespace: str, name: str, result: Any) -> None:
+        await self._note("result", caller, namespace, name, result)
+
+
+class Identities:
+    """Whoever a test says."""
+
+    def __init__(self, caller: Any) -> None:
+        self.answer = caller
+
+    async def caller(self, authorization: str | None) -> Any:
+        if authorization is None:
+            raise Unauthenticated("no token")
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+@pytest.fixture
+def identities(caller: Any) -> Identities:
+    return Identities(caller())
+
+
+@pytest.fixture
+def leading() -> list[bool]:
+    return [True]
+
+
+@pytest.fixture
+def server(sink: Sink, identities: Identities, leading: list[bool], clock: Any) -> ReportsServer:
+    return ReportsServer(sink, identities, lambda: leading[0], clock)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def client(server: ReportsServer) -> AsyncIterator[TestClient[Any, Any]]:
+    async with TestClient(TestServer(server.application()), headers={"Authorization": "Bearer x"}) as made:
+        yield made
+
+
+async def test_a_claim_is_answered_with_its_number(client: Any, sink: Sink, caller: Any) -> None:
+    answer = await client.post(f"{ROOT}/claim", json=CLAIM)
+    assert (answer.status, await answer.json()) == (200, {"attempt": 3})
+    assert sink.calls[0][:4] == ("claim", caller(), "team", "tune")
+
+
+async def test_a_result_is_answered_after_it_was_taken(client: Any, sink: Sink) -> None:
+    answer = await client.post(f"{ROOT}/result", json=RESULT)
+    assert answer.status == 204
+    assert sink.calls[0][4].failed.line == 3
+
+
+async def test_progress_is_answered_before_it_is_written(client: Any, server: ReportsServer, sink: Sink) -> None:
+    answer = await client.post(f"{ROOT}/progress", json=PROGRESS)
+    assert answer.status == 204
+    assert sink.calls == []
+    task = asyncio.create_task(server.coalescer.run())
+    async with asyncio.timeout(5):
+        while not sink.calls:  # noqa: ASYNC110 - a condition of the server's own
+            await asyncio.sleep(0.01)
+    assert sink.calls[0][4].progress.step == 7
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(Superseded("attempt 2 took over"), 409, id="superseded"),
+        pytest.param(NotYours("another job"), 403, id="not yours"),
+        pytest.param(Unknown("no such job"), 403, id="unknown"),
+        pytest.param(Unavailable("API server away"), 503, id="the API server is away"),
+        pytest.param(RuntimeError(SECRET), 503, id="a bug"),
+        pytest.param(Invalid(["status is broken"]), 503, id="a status that cannot be read is not the pod's mistake"),
+    ],
+)
+@pytest.mark.parametrize(("route", "body"), [("claim", CLAIM), ("result", RESULT)])
+async def test_what_the_sink_says(client: Any, sink: Sink, route: str, body: Any, error: Exception, status: int) -> None:
+    sink.error = error
+    answer = await client.post(f"{ROOT}/{route}", json=body)
+    assert answer.status == status
+    assert ("Retry-After" in answer.headers) is (status == 503)
+    assert SECRET not in await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        pytest.param(Unauthenticated("no"), 401, id="a token that is not genuine"),
+        pytest.param(Foreign("no"), 403, id="a pod of nobody"),
+        pytest.param(Unavailable("away"), 503, id="the API server cannot be asked"),
+    ],
+)
+async def test_who_may_speak(client: Any, identities: Identities, sink: Sink, answer: Exception, status: int) -> None:
+    identities.answer = answer
+    assert (await client.post(f"{ROOT}/claim", data=b"not even JSON")).status == status
+    assert sink.calls == []
+
+
+@pytest.mark.parametrize("path", ["/v1/namespaces/team/finetunejobs/other", "/v1/namespaces/other/finetunejobs/tune"])
+async def test_only_for_its_own_job(client: Any, sink: Sink, path: str) -> None:
+    assert (await client.post(f"{path}/claim", json=CLAIM)).status == 403
+    assert sink.calls == []
+
+
+async def test_no_token(server: ReportsServer) -> None:
+    async with TestServer(server.application()) as running, ClientSession() as session:
+        assert (await session.post(running.make_url(f"{ROOT}/claim"), json=CLAIM)).status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param(b"{", "not JSON", id="not JSON"),
+        pytest.param(b"\xff", "not JSON", id="not UTF-8"),
+        pytest.param(b"[" * 60000, "not JSON", id="too deep"),
+        pytest.param(b"1" * 5000, "not JSON", id="a number of absurd length"),
+        pytest.param(b"[]", "", id="not an object"),
+        pytest.param(json.dumps({**PROGRESS, "more": 1}).encode(), "more", id="an unknown field"),
+        pytest.param(json.dumps({**PROGRESS, "attempt": "1"}).encode(), "attempt", id="a number in a string"),
+        pytest.param(json.dumps({**PROGRESS, "attempt": 0}).encode(), "attempt", id="out of bounds"),
+        pytest.param(json.dumps({"attempt": 1, "progress": {"stage": SECRET}}).encode(), "progress.stage", id="an unknown stage"),
+        pytest.param(b'{"attempt": 1, "progress": {"stage": "train", "loss": NaN}}', "not JSON", id="NaN, which the API server refuses"),
+    ],
+)
+async def test_bodies_that_are_refused(client: Any, sink: Sink, body: bytes, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = await client.post(f"{ROOT}/progress", data=body)
+    assert answer.status == 400
+    assert words in (await answer.json())["error"]
+    assert SECRET not in await answer.text() + caplog.text
+    assert sink.calls == []
+
+
+@pytest.mark.parametrize(("size", "status"), [(64 * 1024, 400), (64 * 1024 + 1, 413)], ids=["64 KiB", "one byte more"])
+async def test_bodies_are_bounded(client: Any, size: int, status: int) -> None:
+    assert (await client.post(f"{ROOT}/progress", data=b" " * size)).status == status
+
+
+async def test_no_leader_no_answer(client: Any, leading: list[bool], sink: Sink) -> None:
+    leading[0] = False
+    answer = await client.post(f"{ROOT}/claim", json=CLAIM)
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "2"
+    assert sink.calls == []
+
+
+async def test_a_superseded_pod_hears_of_it_when_it_reports_progress(client: Any, server: ReportsServer, sink: Sink) -> None:
+    sink.error = Superseded("attempt 2 took over")
+    task = asyncio.create_task(server.coalescer.run())
+    statuses = []
+    async with asyncio.timeout(5):
+        while 409 not in statuses:
+            statuses.append((await client.post(f"{ROOT}/progress", json=PROGRESS)).status)
+    assert statuses[0] == 204
+    task.cancel()
+
+
+async def test_logs_name_the_object_and_quote_nobody(client: Any, sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    sink.error = RuntimeError(SECRET)
+    await client.post(f"{ROOT}/result", json={**RESULT, "failed": {**RESULT["failed"], "message": SECRET}})  # type: ignore[dict-item]
+    assert "finetunejobs/tune/result" in caplog.text
+    assert "RuntimeError" in caplog.text
+    assert "test_server.py" in caplog.text
+    assert SECRET not in caplog.text

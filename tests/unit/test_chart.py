@@ -1,0 +1,243 @@
+"""The chart, rendered by the pinned Helm: rights, hardening, values. Rendering takes a tenth of a second."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from graft_devcluster.settings import cache_root
+from graft_devcluster.tools import Toolbox
+
+CHART = Path(__file__).parents[2] / "charts" / "graft"
+HELM = Toolbox(cache_root()).path("helm")
+
+pytestmark = pytest.mark.skipif(not HELM.exists(), reason="helm is not built: python -m graft_devcluster build helm")
+
+SECOND = "replicas=2"
+CERT_MANAGER = "reports.certManager.enabled=true,reports.certManager.issuerRef.name=ca"
+FORBIDDEN = {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "roles", "clusterroles", "rolebindings"}
+EVERYTHING = (
+    SECOND,
+    "networkPolicy.enabled=true",
+    "metrics.serviceMonitor.enabled=true",
+    "imagePullSecrets[0].name=pull",
+    "priorityClassName=high",
+    "nodeSelector.a=b",
+    "watchNamespaces={one,two}",
+)
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", CHART / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def chart(generate: ModuleType) -> Any:
+    """Render with `--set` settings: objects by kind and name."""
+
+    def render(*settings: str) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(o["kind"], o["metadata"]["name"]): o for o in generate.objects(generate.rendered(*settings))}
+
+    return render
+
+
+def rules(objects: dict[tuple[str, str], dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [rule for (kind, name), o in objects.items() if kind in ("Role", "ClusterRole") and name in names for rule in o["rules"]]
+
+
+def operator_rules(objects: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return rules(objects, "graft-operator", "graft-operator-workloads")
+
+
+def container(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    (only,) = objects["Deployment", "graft-operator"]["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+def environment(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, str | None]:
+    return {variable["name"]: variable.get("value") for variable in container(objects)["env"]}
+
+
+class TestRights:
+    def test_of_secrets_only_the_named_one_is_read_and_patched(self, chart: Any) -> None:
+        found = [rule for rule in operator_rules(chart()) if "secrets" in rule["resources"]]
+        assert found == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["graft-reports-tls"], "verbs": ["get", "patch"]}]
+        assert ("Role", "graft-operator") in chart()
+
+    def test_with_cert_manager_no_secret_at_all(self, chart: Any) -> None:
+        objects = chart(CERT_MANAGER)
+        assert not [rule for rule in operator_rules(objects) if "secrets" in rule["resources"]]
+        assert ("Secret", "graft-reports-tls") not in objects
+        assert objects["Certificate", "graft-reports"]["spec"]["dnsNames"][0] == "graft-reports.graft-system.svc"
+
+    def test_no_wildcards_no_exec_no_granting_and_nobody_else(self, chart: Any) -> None:
+        for rule in rules(chart(), "graft-operator", "graft-operator-workloads", "graft-user", "graft-view"):
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+            assert not {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "roles", "clusterroles"} & set(
+                rule["resources"]
+            )
+            assert "nonResourceURLs" not in rule
+
+    def test_the_operator_writes_no_users_object_but_its_status(self, chart: Any) -> None:
+        written = {
+            (resource, verb)
+            for rule in operator_rules(chart())
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            if "graft.dev" in rule["apiGroups"] and verb not in ("get", "list", "watch")
+        }
+        assert written == {("finetunejobs/status", "patch"), ("finetunejobs/finalizers", "update"), ("adapters", "create")}
+
+    def test_people_never_write_status(self, chart: Any) -> None:
+        for rule in rules(chart(), "graft-user", "graft-view"):
+            assert not [resource for resource in rule["resources"] if "/" in resource]
+
+    def test_rights_are_bound_only_where_is_watched(self, chart: Any) -> None:
+        assert ("ClusterRoleBinding", "graft-operator-workloads") in chart()
+        texts = [o for o in chart("watchNamespaces={one,two}").values() if o["metadata"]["name"] == "graft-operator-workloads"]
+        assert sorted(o["kind"] for o in texts) == ["ClusterRole", "RoleBinding"]  # the second hides the first by its name
+        assert ("ClusterRoleBinding", "graft-operator-workloads") not in chart("watchNamespaces={one,two}")
+
+    def test_every_rule_says_who_needs_it(self, generate: ModuleType) -> None:
+        text = generate.rendered()
+        rows = list(generate._rows(text, generate._OPERATOR)) + list(generate._rows(text, generate._PEOPLE))
+        assert len(rows) > 20
+        assert all(row[-1] for row in rows)
+
+    def test_the_table_is_up_to_date(self, generate: ModuleType) -> None:
+        assert (generate.ROOT / "docs" / "rbac.md").read_text() == generate.rbac_page(generate.rendered())
+
+
+class TestDeployment:
+    def test_pod_security_restricted(self, chart: Any) -> None:
+        pod = chart()["Deployment", "graft-operator"]["spec"]["template"]["spec"]
+        security = container(chart())["securityContext"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+
+    def test_no_cpu_limit(self, chart: Any) -> None:
+        assert "cpu" not in container(chart())["resources"]["limits"]
+
+    def test_a_disruption_budget_with_a_second_replica(self, chart: Any) -> None:
+        assert ("PodDisruptionBudget", "graft-operator") not in chart()
+        assert chart(SECOND)["PodDisruptionBudget", "graft-operator"]["spec"]["maxUnavailable"] == 1
+
+    @pytest.mark.parametrize(
+        ("settings", "image"),
+        [
+            ((), "ghcr.io/graft-dev/trainer:0.1.0"),
+            (("trainer.image.tag=v2",), "ghcr.io/graft-dev/trainer:v2"),
+            (("trainer.image.tag=v2", f"trainer.image.digest=sha256:{'0' * 64}"), f"ghcr.io/graft-dev/trainer@sha256:{'0' * 64}"),
+        ],
+        ids=["the chart's version", "a tag", "a digest wins"],
+    )
+    def test_trainer_image(self, chart: Any, settings: tuple[str, ...], image: str) -> None:
+        assert environment(chart(*settings))["GRAFT_TRAINER_IMAGE"] == image
+
+    def test_the_operator_understands_its_environment(self, chart: Any) -> None:
+        from graft_operator.config import Config, from_environment
+
+        given = {name: value or "from the pod" for name, value in environment(chart("watchNamespaces={one,two}", "logLevel=debug")).items()}
+        config = from_environment(given)
+        assert config.watch_namespaces == ("one", "two")
+        assert config.log_level == "DEBUG"
+        default = Config("n", "p", "i", "t")
+        ports = {port["name"]: port["containerPort"] for port in container(chart())["ports"]}
+        assert ports == {"reports": default.reports_port, "health": default.health_port}
+        assert config.reports_certificate_folder is None
+        mounted = from_environment({name: value or "x" for name, value in environment(chart(CERT_MANAGER)).items()})
+        paths = [mount["mountPath"] for mount in container(chart(CERT_MANAGER))["volumeMounts"]]
+        assert str(mounted.reports_certificate_folder) in paths
+        assert str(mounted.policies_file.parent) in paths
+
+
+class TestPolicies:
+    def test_each_is_bound_to_deny_and_fails_closed(self, chart: Any) -> None:
+        objects = chart()
+        names = sorted(name for kind, name in objects if kind == "ValidatingAdmissionPolicy")
+        assert names == ["graft-jobs", "graft-pods", "graft-records", "graft-tokens"]
+        for name in names:
+            assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
+            assert objects["ValidatingAdmissionPolicyBinding", name]["spec"] == {"policyName": name, "validationActions": ["Deny"]}
+
+    def test_the_guard_is_given_the_same(self, chart: Any) -> None:
+        from graft_operator.reports.policies import missing
+
+        objects = chart()
+        expected = yaml.safe_load(objects["ConfigMap", "graft-policies"]["data"]["policies.yaml"])
+        policies = {name: o for (kind, name), o in objects.items() if kind == "ValidatingAdmissionPolicy"}
+        bindings = {name: o for (kind, name), o in objects.items() if kind == "ValidatingAdmissionPolicyBinding"}
+        assert missing(expected, policies, bindings) == []
+
+    def test_nobody_unnamed_is_let_through(self, chart: Any) -> None:
+        text = yaml.safe_dump(chart()["ValidatingAdmissionPolicy", "graft-jobs"])
+        assert "kueue" not in text.partition("message")[0]
+        assert "velero:velero" in yaml.safe_dump(
+            chart("policies.recordWriters={system:serviceaccount:velero:velero}")["ValidatingAdmissionPolicy", "graft-records"]
+        )
+
+
+class TestDefinitions:
+    def test_they_are_the_generated_ones_and_are_kept(self, chart: Any) -> None:
+        for path in (CHART.parents[1] / "crds").glob("*.yaml"):
+            source = yaml.safe_load(path.read_text())
+            shipped = chart()["CustomResourceDefinition", source["metadata"]["name"]]
+            assert shipped["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+            assert shipped == source, "run: make generate"
+
+    def test_braces_are_left_as_they_are(self, generate: ModuleType) -> None:
+        text = generate.crd_template("kind: X\nmetadata:\n  name: a\nspec:\n  description: 'a {{ b }} c'\n")
+        assert "'a {{ \"{{\" }} b }} c'" in text
+
+    def test_they_can_be_left_out(self, chart: Any) -> None:
+        assert not [kind for kind, _ in chart("crds.enabled=false") if kind == "CustomResourceDefinition"]
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            pytest.param("replica=2", id="unknown"),
+            pytest.param("image.tags=x", id="unknown below"),
+            pytest.param("logLevel=loud", id="not a level"),
+            pytest.param("reports.certManager.enabled=true", id="cert-manager without an issuer"),
+            pytest.param("serviceAccount.name=other", id="a service account that the policies do not protect"),
+            pytest.param("extraEnv[0].name=GRAFT_X", id="a variable that is the chart's own"),
+        ],
+    )
+    def test_mistakes_are_refused(self, generate: ModuleType, setting: str) -> None:
+        with pytest.raises(ValueError, match="values don't meet the specifications"):
+            generate.rendered(setting)
+
+    def test_everything_at_once_renders(self, chart: Any) -> None:
+        objects = chart(*EVERYTHING)
+        assert ("NetworkPolicy", "graft-operator") in objects
+        assert ("ServiceMonitor", "graft-operator") in objects
+
+    def test_helm_lint_has_nothing_to_say(self) -> None:
+        done = subprocess.run([str(HELM), "lint", "--strict", "--quiet", str(CHART)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_the_secret_is_not_wiped_on_upgrade(self, chart: Any) -> None:
+        secret = chart()["Secret", "graft-reports-tls"]
+        assert "data" not in secret
+        assert "stringData" not in secret
+        assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+    def test_the_reports_service_selects_nothing(self, chart: Any) -> None:
+        assert "selector" not in chart()["Service", "graft-reports"]["spec"]
