@@ -8,6 +8,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DEVCLUSTER := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster
 PYTEST := $(PYTHON) -m pytest
+API_TIER := kube-apiserver etcd kube-controller-manager kubectl
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer
@@ -24,10 +25,11 @@ demo: .venv/.ready ## Fine-tune a small model on a real cluster on this machine 
 test: .venv/.ready unit api trainer e2e ## Run every test
 
 unit: .venv/.ready ## No cluster, no network
-	@$(PYTEST) tests/unit --timeout 20 -q
+	@$(DEVCLUSTER) build helm
+	$(PYTEST) tests/unit --timeout 20 -q
 
 api: .venv/.ready ## Against a real etcd and kube-apiserver
-	@$(DEVCLUSTER) build kubernetes kubeconform helm
+	@$(DEVCLUSTER) build $(API_TIER) helm
 	$(PYTEST) tests/api --timeout 120 -q
 
 trainer: .venv/.ready ## Real training of a tiny model, without a cluster
@@ -47,8 +49,10 @@ verify: .venv/.ready generate ## Generated files, format, lint, types, imports, 
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy api evaluation operator trainer cli devcluster/graft_devcluster
 	.venv/bin/lint-imports
+	$(DEVCLUSTER) build helm
 	$(PYTEST) tests/unit --timeout 20 -q
 	git diff --exit-code
+	test -z "$$(git status --porcelain -- api crds charts docs)"
 
 cluster: .venv/.ready ## Start the single-node Kubernetes
 	@$(DEVCLUSTER) up
@@ -62,7 +66,7 @@ images: .venv/.ready ## Build the images and load them into the cluster
 bench: bench-operator bench-trainer ## Every benchmark: a table, and JSON in bench/results/
 
 bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
-	@$(DEVCLUSTER) build kubernetes
+	@$(DEVCLUSTER) build $(API_TIER) helm kuberay-operator
 	$(PYTHON) bench/bench_operator.py
 
 bench-trainer: .venv/.ready ## Seconds per stage beside plain TRL

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import copy
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -48,11 +49,13 @@ def main() -> None:
     parser.add_argument("--applies", type=int, default=100)
     parser.add_argument("--idle-seconds", type=float, default=60)
     options = parser.parse_args()
+    toolbox = Toolbox(cache_root())
+    os.environ["PATH"] = f"{toolbox.path('kubectl').parent}{os.pathsep}{os.environ['PATH']}"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(ApiServer())
         kubectl(server, "apply", "--server-side", "-f", str(ROOT / "crds"))
-        kubectl(server, "apply", "--server-side", "-f", str(Toolbox(cache_root()).path("kuberay-operator").parent / "crds"))
+        kubectl(server, "apply", "--server-side", "-f", str(toolbox.crds()[0].parent))
         kubectl(server, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
         asyncio.run(seed(server, options.finished))
         # One after the other: each is measured alone.

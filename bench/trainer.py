@@ -89,17 +89,19 @@ def run_peer(folder: Path) -> dict[str, Any]:
     ended = subprocess.run(
         [sys.executable, __file__, "--peer", str(folder)], check=True, stdout=subprocess.PIPE, text=True, env=environment
     )
-    return json.loads(ended.stdout.splitlines()[-1]) | {"whole": time.monotonic() - began}
+    measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return measured | {"whole": time.monotonic() - began}
 
 
 def peer(folder: Path) -> None:
     """TRL as its documentation shows it, with the job's hyperparameters."""
     began = time.monotonic()
-    import torch
-    from datasets import load_dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from trl import SFTConfig, SFTTrainer
+    # Here, since the imports are part of what is measured.
+    import torch  # noqa: PLC0415
+    from datasets import load_dataset  # noqa: PLC0415
+    from peft import LoraConfig  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415
+    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
     imported = time.monotonic()
     torch.set_num_threads(max(1, min(8, len(os.sched_getaffinity(0)) - 1)))
@@ -129,7 +131,8 @@ def peer(folder: Path) -> None:
         eval_dataset=rows["validation"],
         processing_class=AutoTokenizer.from_pretrained(folder / "base"),
         peft_config=LoraConfig(
-            r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=float(lora["dropout"]), target_modules=lora["targetModules"], task_type="CAUSAL_LM"
+            r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=float(lora["dropout"]), target_modules=lora["targetModules"],
+            task_type="CAUSAL_LM",
         ),
     )  # fmt: skip
     built = time.monotonic()

@@ -93,8 +93,9 @@ class Workshop:
         reference = f"localhost/graft-uv:{version}"
         if reference not in present:
             context = self._scratch / "uv"
+            beside = Path(sys.executable).with_name("uv")  # where devcluster/bootstrap links it
             install = [
-                "uv",
+                str(beside) if beside.exists() else "uv",
                 "pip",
                 "install",
                 "--quiet",

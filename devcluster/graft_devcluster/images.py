@@ -7,7 +7,6 @@ and on a machine without a GPU the trainer is the small test-only variant.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import hashlib
@@ -76,23 +75,6 @@ class Inputs:
         for below in (folder, *folder.rglob("*/")):
             below.chmod(0o755)
             os.utime(below, (_TIMESTAMP, _TIMESTAMP))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Build and load the images named, all by default; prints one line `target reference` each."""
-    options = _parser().parse_args(arguments)
-    try:
-        chosen = cluster_settings.requested(options.name, None, None)
-        references = ensure_images(options.targets or TARGETS, load=options.load, settings=chosen)
-    except ClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    for target, reference in references.items():
-        print(f"{target} {reference}")
-    return 0
 
 
 def ensure_images(names: Sequence[str], load: bool, settings: Settings | None = None) -> dict[str, str]:
@@ -208,17 +190,5 @@ def _remember(workshop: Workshop, target: str, reference: str) -> None:
     write_atomically(workshop.folder / "images.json", json.dumps(history, indent=1))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="graft_devcluster images", description="Build graft's images and load them into the cluster.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"which (default: all): {', '.join(TARGETS)}")
-    parser.add_argument("--name", help="which cluster to load into (default: GRAFT_CLUSTER_NAME or dev)")
-    parser.add_argument("--load", action=argparse.BooleanOptionalAction, default=True, help="load into the cluster's containerd (default)")
-    return parser
-
-
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

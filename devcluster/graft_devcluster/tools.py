@@ -54,7 +54,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("kuberay-operator", "kuberay", KUBERAY_MODULE),
 )
 API_TIER = ("kube-apiserver", "etcd", "kube-controller-manager", "kubectl")
-NODE_TIER = (*API_TIER, "pause", "kubelet", "kube-scheduler", "kube-proxy", "coredns", "versitygw")
+NODE_TIER = (*API_TIER, "pause", "kubelet", "kube-scheduler", "kube-proxy", "coredns", "versitygw", "helm")
 ON_PATH = ("kubectl", "helm", "kubeconform")
 EVERYTHING = tuple(tool.name for tool in TOOLS)
 

@@ -78,7 +78,7 @@ def compose(config: Config, kube: Kube) -> Process:
         events=EventRecorder(leader, clock, config.pod_name),
         guard=guard,
         settings=Settings(config.trainer_image, config.trainer_pull_policy, config.reports_url),
-        prepare_namespace=Trust(leader, clock, lambda: certificate.bundle).ensure,
+        trust=Trust(leader, clock, lambda: certificate.bundle),
     )
     queue = WorkQueue(clock, random)
     controller = Controller("finetunejob", jobs.reconcile, queue, clock, ReconcileMetrics(registry))

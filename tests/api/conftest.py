@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,22 @@ from typing import Any
 import pytest
 
 from graft_devcluster.apitier import ApiServer
+from graft_devcluster.settings import cache_root
+from graft_devcluster.tools import Toolbox
 from graft_operator.engine.credentials import load_credentials
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import NAMESPACES
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kubectl_on_path() -> Iterator[None]:
+    """The kubectl of the cluster's own version, whatever the machine has."""
+    folder = Toolbox(cache_root()).path("kubectl").parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from graft_operator.engine.clock import SystemClock
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Selection
 from graft_operator.engine.queue import Key
-from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, EVENTS, FINE_TUNE_JOBS, JOBS, NAMESPACES, PODS, SERVICE_ACCOUNTS
+from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, EVENTS, FINE_TUNE_JOBS, JOBS, NAMESPACES, PODS
 from graft_operator.finetunejob.claims import Claims
 from graft_operator.finetunejob.observed import Settings
 from graft_operator.finetunejob.reconcile import FineTuneJobs
+from graft_operator.reports.ca import Trust
 from graft_operator.reports.sink import Caller, NotYours, Superseded, Unknown
 
 SAMPLE = yaml.safe_load((Path(__file__).parents[1] / "data/finetunejob/good/minimal.yaml").read_text())
@@ -67,18 +68,14 @@ class World:
         kube = self.kube.fenced(self.count_write)
         clock = SystemClock()
         settings = Settings("trainer:1", "IfNotPresent", "https://reports:8443")
-
-        async def prepare(namespace):
-            pass
-
-        return FineTuneJobs(kube, clock, EventRecorder(kube, clock, "test"), Everything(), settings, prepare)
+        trust = Trust(kube, clock, lambda: "a certificate")
+        return FineTuneJobs(kube, clock, EventRecorder(kube, clock, "test"), Everything(), settings, trust)
 
     def claims(self):
         return Claims(self.kube, SystemClock(), Everything())
 
     async def begin(self, **spec):
         await self.kube.create(NAMESPACES, {"metadata": {"name": self.namespace}})
-        await self.kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-trainer", "namespace": self.namespace}})
         body = SAMPLE | {"metadata": {"name": "minimal", "namespace": self.namespace}, "spec": SAMPLE["spec"] | spec}
         await self.kube.create(FINE_TUNE_JOBS, body)
 

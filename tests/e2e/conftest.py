@@ -64,12 +64,32 @@ def store(chosen):
     return Minio(s3.endpoint(chosen).removeprefix("http://"), keys.access_key, keys.secret_key, secure=False)
 
 
+def merge(body, change):
+    merged = copy.deepcopy(body)
+    for key, value in change.items():
+        merged[key] = merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def wait_for(read, until, seconds):
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = read()
+        if until(seen):
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s; last seen: {json.dumps(seen.get('status', seen), indent=1)[:4000]}")
+        time.sleep(0.3)
+
+
 class Place:
     """A namespace with Secrets, a bucket with a model and a little data."""
 
     def __init__(self, tools, store, chosen, world):
         self.tools, self.store, self.chosen, self.world = tools, store, chosen, world
         self.name = self.bucket = f"e2e-{uuid.uuid4().hex[:8]}"
+
+    until = staticmethod(wait_for)
 
     def create_namespace(self):
         namespace = {
@@ -129,7 +149,15 @@ class Place:
 
     def wait(self, name, until, seconds=400):
         """The FineTuneJob as soon as `until(status)` holds; fails with the last status."""
-        return wait_for(lambda: self.get("finetunejob", name), lambda job: until(job.get("status", {})), seconds)
+
+        def settled(job):
+            status = job.get("status", {})
+            # A job that has ended will not do what the test waits for: say so at once.
+            return until(status) or status.get("phase") in {"Succeeded", "Failed"}
+
+        job = wait_for(lambda: self.get("finetunejob", name), settled, seconds)
+        assert until(job["status"]), f"ended without it: {json.dumps(job['status'], indent=1)[:3000]}"
+        return job
 
     def ended(self, name, seconds=400):
         return self.wait(name, lambda status: status.get("phase") in {"Succeeded", "Failed"}, seconds)["status"]
@@ -139,24 +167,6 @@ class Place:
 
     def commits(self):
         return [key for key in self.objects("adapters/") if key.endswith("/commit.json")]
-
-
-def merge(body, change):
-    merged = copy.deepcopy(body)
-    for key, value in change.items():
-        merged[key] = merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-    return merged
-
-
-def wait_for(read, until, seconds):
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = read()
-        if until(seen):
-            return seen
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s; last seen: {json.dumps(seen.get('status', seen), indent=1)[:4000]}")
-        time.sleep(0.3)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The lines that connect observing, deciding and acting."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -22,6 +21,7 @@ from graft_operator.finetunejob import children, decide
 from graft_operator.finetunejob.observe import is_controlled_by, observe
 from graft_operator.finetunejob.observed import Observed, Settings
 from graft_operator.finetunejob.summarize import happenings
+from graft_operator.reports.ca import Trust
 from graft_operator.reports.policies import PolicyGuard
 
 Manifest = dict[str, Any]
@@ -41,8 +41,8 @@ class FineTuneJobs:
     events: EventRecorder
     guard: PolicyGuard
     settings: Settings
-    prepare_namespace: Callable[[str], Awaitable[None]]
-    """Carries CA and service account into a namespace."""
+    trust: Trust
+    """Carries CA and service account into workload namespaces."""
 
     async def reconcile(self, key: Key) -> Outcome:
         """Bring one job a step further. Creations are observed again before the next decision; status is written once."""
@@ -51,7 +51,7 @@ class FineTuneJobs:
             return Outcome()  # children go with their owner
         if (resource.get("status") or {}).get("phase") not in TERMINAL:
             # Every pass, not only the first: a renewed authority must reach the namespaces of running jobs. Cached.
-            await self.prepare_namespace(key.namespace)
+            await self.trust.ensure(key.namespace)
         current = resource
         for _ in range(MAX_CREATIONS):
             observed = await observe(self.kube, self.guard, current)
@@ -79,6 +79,7 @@ class FineTuneJobs:
         assert isinstance(spec, FineTuneJobSpec)  # noqa: S101 - decide() creates nothing for an invalid spec
         match decision.before:
             case decide.StartRun():
+                await self.trust.ensure(parent.namespace, afresh=True)
                 await self._post(CONFIG_MAPS, children.run_manifest(parent, self._manifest(observed, spec)), parent.uid)
             case decide.StartJob(launch=launch):
                 await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)

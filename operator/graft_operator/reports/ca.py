@@ -40,15 +40,16 @@ class Trust:
         self._bundle = bundle
         self._applied: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
-    async def ensure(self, namespace: str) -> None:
+    async def ensure(self, namespace: str, *, afresh: bool = False) -> None:
         """
         Apply ConfigMap `graft-ca` and ServiceAccount `graft-trainer`, unless that was done a short while ago.
 
+        `afresh`: even then. A namespace that was deleted and restored has the same name and nothing in it.
         Raises `NotYet` while there is no certificate, or a `KubeError`.
         """
         bundle = self._bundle()
         digest = hashlib.sha256(bundle.encode()).digest()
-        if self._is_applied(namespace, digest):
+        if not afresh and self._is_applied(namespace, digest):
             return
         await self._kube.apply(CONFIG_MAPS, ca_config_map(namespace, bundle))
         await self._kube.apply(SERVICE_ACCOUNTS, trainer_service_account(namespace))

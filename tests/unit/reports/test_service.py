@@ -68,3 +68,5 @@ async def test_it_is_applied_once_and_again_when_the_bundle_changes_or_time_pass
     await clock.advance(601)
     await trust.ensure("team")
     assert len(api.asked) == 6
+    await trust.ensure("team", afresh=True)  # the namespace was deleted and restored
+    assert len(api.asked) == 8

@@ -1,0 +1,81 @@
+"""
+Intervals for shares of right and wrong answers, and for the paired difference of two shares.
+
+z = 1.959964 throughout: two-sided 95 %, so that one end held against a bound is a one-sided test at 2.5 %.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from graft_api.finetunejob import Interval
+
+Z95 = 1.959963984540054
+
+
+def wilson(events: int, examples: int, z: float = Z95) -> Interval:
+    """
+    Return the score interval of a share, Wilson 1927 (J. Am. Stat. Assoc. 22:209).
+
+    It stays inside [0, 1] and is not empty at 0 or all events, where the normal interval is.
+    """
+    if not 0 <= events <= examples or examples == 0:
+        raise ValueError(f"{events} events of {examples} examples")
+    share = events / examples
+    shrink = 1 + z * z / examples
+    centre = (share + z * z / (2 * examples)) / shrink
+    half = z * math.sqrt(share * (1 - share) / examples + z * z / (4 * examples * examples)) / shrink
+    low = 0.0 if events == 0 else centre - half
+    high = 1.0 if events == examples else centre + half
+    return Interval(estimate=share, low=low, high=high)
+
+
+def paired_difference(base: Sequence[bool], adapter: Sequence[bool], z: float = Z95) -> Interval:
+    """
+    Return the score interval of (share of events in `adapter`) - (share in `base`), both asked of the same examples.
+
+    Tango 1998 (Statistics in Medicine 17:891): the differences that the score test does not reject, with the discordant
+    probability at its maximum under each. At a difference of 0 the test is McNemar's.
+    """
+    if len(base) != len(adapter) or not base:
+        raise ValueError(f"{len(base)} and {len(adapter)} outcomes cannot be paired")
+    only_adapter = sum(1 for b, a in zip(base, adapter, strict=True) if a and not b)
+    only_base = sum(1 for b, a in zip(base, adapter, strict=True) if b and not a)
+    return tango(only_adapter, only_base, len(base), z)
+
+
+def tango(plus: int, minus: int, examples: int, z: float = Z95) -> Interval:
+    """Return Tango's interval from the discordant counts: `plus` pairs count for the difference, `minus` against it."""
+    estimate = (plus - minus) / examples
+
+    def statistic(difference: float) -> float:
+        return _tango_score(plus, minus, examples, difference)
+
+    # The statistic falls as the difference grows.
+    low = -1.0 if minus == examples else _root(lambda d: statistic(d) - z, -1.0, estimate)
+    high = 1.0 if plus == examples else _root(lambda d: statistic(d) + z, estimate, 1.0)
+    return Interval(estimate=estimate, low=low, high=high)
+
+
+def _tango_score(plus: int, minus: int, examples: int, difference: float) -> float:
+    """Return the score statistic of one hypothetical difference (Tango 1998, equations 6 and 7)."""
+    n = examples
+    b = -plus - minus + (2 * n - plus + minus) * difference
+    c = -minus * difference * (1 - difference)
+    # The restricted maximum-likelihood estimate of the probability of a pair that counts against: 2n q^2 + b q + c = 0.
+    against = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+    variance = n * (2 * against + difference * (1 - difference))
+    distance = plus - minus - n * difference
+    if variance <= 0:
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def _root(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Bisect a falling function to the last bit that matters."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        if falling(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

@@ -1,0 +1,104 @@
+"""
+The first container: claim the attempt, then check in a second or so everything that would only fail after hours.
+
+Nothing here imports torch.
+"""
+
+import logging
+import re
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from graft_api.artifact import attempt_folder
+from graft_api.reports import Reason
+from graft_api.resolve import unsupported
+from graft_api.run import RunManifest
+from graft_evaluation.scorers import ScorerInvalidError, build
+from graft_trainer import hyperparameters
+from graft_trainer.commit import read_commit
+from graft_trainer.errors import BadInputError
+from graft_trainer.layout import Mounts, WorkFolder
+from graft_trainer.operator_client import OperatorClient
+from graft_trainer.prepare import check_lock
+from graft_trainer.records import Admission, read_manifest, save
+from graft_trainer.sources import find_base_model, find_data
+from graft_trainer.store import Store, open_store
+
+logger = logging.getLogger(__name__)
+
+CLAIM = "claim.json"
+CURVES = ("secp256r1", "secp384r1")
+
+
+def preflight(mounts: Mounts) -> Admission:
+    """Claim, check, and leave word for the containers that follow."""
+    manifest = read_manifest(mounts.run)
+    store = open_store(manifest.run_uri, mounts.credentials)
+    attempt = claim(manifest, mounts)
+    if attempt is not None:  # so that what is found below is reported as this attempt's failure
+        save(WorkFolder(mounts.work).claim, Admission(attempt=attempt, conditional_writes=False))
+    check_settings(manifest)
+    check_signing_key(manifest, mounts)
+    conditional = store.check_writable()
+    if not conditional:
+        logger.warning(
+            "%s replaces objects even where told not to: only the operator's accepted report decides between attempts", store.uri
+        )
+    find_base_model(manifest.spec.base_model, mounts)
+    find_data(manifest.spec, mounts)
+    committed = read_commit(store)
+    if committed is not None:
+        check_lock(manifest, mounts, store)
+        logger.info("attempt %d of this run committed its result, and the data is the same: nothing to train", committed.attempt)
+    admission = Admission(attempt=attempt or take_attempt(store), conditional_writes=conditional, committed=committed)
+    save(WorkFolder(mounts.work).claim, admission)
+    logger.info("attempt %d may work", admission.attempt)
+    return admission
+
+
+def claim(manifest: RunManifest, mounts: Mounts) -> int | None:
+    """Return the attempt that the operator grants, or None where there is no operator to ask."""
+    if manifest.reporting is None:
+        return None
+    return OperatorClient(manifest.job, manifest.reporting, mounts.token, mounts.ca).claim()
+
+
+def take_attempt(store: Store) -> int:
+    """Without an operator: take the first number above every attempt that left anything behind, so that no two runs share one."""
+    numbers = (re.match(r"attempt-([0-9]+)/", entry.path) for entry in store.list("attempt-"))
+    attempt = 1 + max((int(found[1]) for found in numbers if found), default=0)
+    while not store.create(f"{attempt_folder(attempt)}/{CLAIM}", b"{}"):
+        attempt += 1
+    return attempt
+
+
+def check_settings(manifest: RunManifest) -> None:
+    """Refuse what this version cannot do, scorers that cannot be built and extraArgs that SFTConfig does not know."""
+    if problems := unsupported(manifest.spec):
+        raise BadInputError(Reason.UNSUPPORTED, "; ".join(problems))
+    for index, suite in enumerate(manifest.spec.evaluation.suites):
+        try:
+            build(suite.scorer)
+        except ScorerInvalidError as error:
+            raise BadInputError(Reason.INVALID_SETTING, f"spec.evaluation.suites[{index}].scorer.{error}") from error
+    hyperparameters.check_extra_args(manifest.spec)
+
+
+def check_signing_key(manifest: RunManifest, mounts: Mounts) -> None:
+    """Refuse a run whose result could not be signed."""
+    reference = manifest.spec.signing.secret_ref
+    key = reference.key or "key.pem"
+    where = f"key {key!r} of Secret {reference.name!r} (spec.signing.secretRef)"
+    try:
+        pem = mounts.signing_key.read_bytes()
+    except OSError as error:
+        message = f"{where} is not there; create it: openssl ecparam -name prime256v1 -genkey -noout -out {key}"
+        raise BadInputError(Reason.SIGNING_KEY_MISSING, message) from error
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise BadInputError(Reason.SIGNING_KEY_INVALID, f"{where} is no unencrypted private key in PEM") from error
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in CURVES:
+        raise BadInputError(Reason.SIGNING_KEY_INVALID, f"{where} must be an EC private key on P-256 or P-384")
