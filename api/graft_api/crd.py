@@ -21,7 +21,7 @@ VERSION = "v1alpha1"
 
 Schema = dict[str, Any]
 
-DROPPED = {"title", "additionalProperties", "discriminator"}
+DROPPED = {"title", "additionalProperties", "discriminator", "propertyNames"}
 
 
 @dataclass(frozen=True)

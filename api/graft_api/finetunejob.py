@@ -18,6 +18,8 @@ MODEL_URI_PATTERN = r"^((s3|hf|ipfs|pvc)://[^/].*|file:///.*)$"
 ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN)]
 STORE_URI_PATTERN = r"^(s3://[^/].*|file:///.*)$"
 StoreUri = Annotated[str, Field(max_length=1024, pattern=STORE_URI_PATTERN)]
+OutputUri = Annotated[str, Field(max_length=768, pattern=STORE_URI_PATTERN)]
+"""Leaves room for the run folder."""
 
 
 class BaseModelSource(Model):
@@ -283,7 +285,7 @@ class Ipfs(Model):
 class Output(Model):
     """Where the result goes: below `<uri>/runs/<namespace>/<name>/<spec hash>/`."""
 
-    uri: StoreUri
+    uri: OutputUri
     exports: Annotated[list[Export], Field(max_length=8)] | None = None
     ipfs: Ipfs | None = None
 
@@ -381,10 +383,14 @@ class FineTuneJobSpec(Model):
     )
 
 
+Stage = Literal["preflight", "fetch", "prepare", "train", "evaluate", "package", "publish"]
+StageSeconds = Annotated[dict[Stage, float], Field(max_length=16)]
+
+
 class Progress(Model):
     """Where the run is. Numbers are as measured; nothing is decided from them."""
 
-    stage: Literal["preflight", "fetch", "prepare", "train", "evaluate", "package", "publish"]
+    stage: Stage
     step: Count | None = None
     total_steps: Count | None = None
     epoch: float | None = None
@@ -451,13 +457,6 @@ class ArtifactReference(Model):
     size_bytes: Count
 
 
-class ObjectReference(Model):
-    """A child, by name and uid."""
-
-    name: ObjectName
-    uid: Uid
-
-
 class JobReference(Model):
     """The Job of one launch. A resume is a new launch."""
 
@@ -472,6 +471,8 @@ class RunReference(Model):
     name: ObjectName
     uid: Uid
     spec_hash: Annotated[str, Field(max_length=64)]
+    source_hash: Annotated[str, Field(max_length=64)]
+    """Of the spec as it was written: a later edit is told from a later version's other defaults."""
     generation: Count
     uri: StoreUri
 
@@ -502,6 +503,7 @@ class Resolved(Model):
     thresholds: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16)]
     """One sentence a suite."""
     image: Annotated[str, Field(max_length=512)]
+    """Of preflight and publish, and of training unless podTemplate.image says otherwise."""
 
 
 class Outcome(Model):
@@ -553,7 +555,7 @@ class FineTuneJobStatus(Model):
     evaluation: Annotated[list[SuiteResult], Field(max_length=16)] | None = None
     artifact: ArtifactReference | None = None
     outcome: Outcome | None = None
-    stage_seconds: Annotated[dict[str, float], Field(max_length=16)] | None = None
+    stage_seconds: StageSeconds | None = None
     resumed_from_step: Count | None = None
     failure: Failure | None = None
     adapter_ref: LocalObjectReference | None = None

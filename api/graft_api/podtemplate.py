@@ -7,10 +7,13 @@ from pydantic import Field
 from graft_api.schema import DnsLabel, Model, ObjectName, Rule
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+# No empty, `.` or `..` segment: a path must not arrive elsewhere than it says.
+MOUNT_PATH_PATTERN = r"^(/([^/:.]|\.[^/:.])[^/:]*)+$"
 
 Quantity = Annotated[str, Field(max_length=32, pattern=QUANTITY_PATTERN)]
 QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]], Field(max_length=32)]
 StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=32)]
 
 
@@ -128,10 +131,10 @@ class Volume(Model):
 
 
 class VolumeMount(Model):
-    """Where a volume of this template appears in the training container."""
+    """Where a volume of this template appears in the training container, and nowhere else."""
 
     name: DnsLabel
-    mount_path: Annotated[str, Field(max_length=1024, pattern=r"^/[^:]*$")]
+    mount_path: Annotated[str, Field(max_length=1024, pattern=MOUNT_PATH_PATTERN)]
     sub_path: Annotated[str, Field(max_length=1024)] | None = None
     read_only: bool | None = None
 
@@ -161,10 +164,10 @@ class PodSecurity(Model):
 class PodTemplate(Model):
     """What a user may add to the training pod."""
 
-    labels: StringMap | None = None
+    labels: LabelMap | None = None
     annotations: StringMap | None = None
     image: Annotated[str, Field(max_length=512, min_length=1)] | None = None
-    """Trainer image, if not the operator's default."""
+    """Of the training container, if not the operator's default. Preflight and publish always use the operator's."""
     image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8)] | None = None
     node_selector: StringMap | None = None
     tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = None
@@ -185,5 +188,11 @@ class PodTemplate(Model):
             message="labels of graft.dev/ and batch.kubernetes.io/ are not yours to set",
             check=lambda self: not any(key.startswith(("graft.dev/", "batch.kubernetes.io/")) for key in self.labels or {}),
             field=".labels",
+        ),
+        Rule(
+            cel="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",
+            message="every mount needs a volume of its name",
+            check=lambda self: {m.name for m in self.volume_mounts or []} <= {v.name for v in self.volumes or []},
+            field=".volumeMounts",
         ),
     )

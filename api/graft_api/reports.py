@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from graft_api.finetunejob import ArtifactReference, DatasetSummary, Progress, SuiteResult
+from graft_api.finetunejob import ArtifactReference, DatasetSummary, Progress, StageSeconds, SuiteResult
 from graft_api.schema import Count, Model, Uid
 
 AUDIENCE = "graft.dev"
@@ -61,6 +61,7 @@ class Reason(enum.StrEnum):
     STORE_UNAVAILABLE = "StoreUnavailable"
     OPERATOR_UNAVAILABLE = "OperatorUnavailable"
     FENCED = "Fenced"
+    NOT_COMMITTED = "NotCommitted"
     UNEXPECTED = "Unexpected"
 
 
@@ -93,7 +94,7 @@ class Result(Model):
     evaluation: Annotated[list[SuiteResult], Field(max_length=16)]
     accepted: bool
     """Every threshold was met."""
-    stage_seconds: Annotated[dict[str, float], Field(max_length=16)] = Field(default_factory=dict)
+    stage_seconds: StageSeconds = Field(default_factory=dict)
     resumed_from_step: Count | None = None
     earlier_run: bool = False
     """The committed result of an earlier run of the same spec on the same data: nothing was trained."""

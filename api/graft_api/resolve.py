@@ -101,6 +101,22 @@ def spec_hash(resolved: FineTuneJobSpec) -> str:
     return hashlib.sha256(canonical_json({key: value.get(key) for key in RESULT_FIELDS})).hexdigest()[:16]
 
 
+LIVE_FIELDS = ("suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+"""What may be changed while a run goes on. Everything else is frozen with it."""
+
+
+def source_hash(spec: FineTuneJobSpec) -> str:
+    """Return 16 hex digits of what is frozen, as the user wrote it."""
+    value = {key: item for key, item in spec.to_json().items() if key not in LIVE_FIELDS}
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def with_live_fields(frozen: FineTuneJobSpec, live: FineTuneJobSpec) -> FineTuneJobSpec:
+    """Return the frozen spec with what may change as it is now."""
+    names = ("suspend", "backoff_limit", "active_deadline_seconds", "ttl_seconds_after_finished")
+    return frozen.model_copy(update={name: getattr(live, name) for name in names})
+
+
 def run_uri(resolved: FineTuneJobSpec, namespace: str, name: str) -> str:
     """Return the run folder's URI."""
     return f"{resolved.output.uri.rstrip('/')}/runs/{namespace}/{name}/{spec_hash(resolved)}"
@@ -159,6 +175,18 @@ def unsupported(spec: FineTuneJobSpec) -> list[str]:
         found.append("spec.tracking: trackers are not available in this version; leave the field out")
     if spec.workers.count > 1:
         found.append("spec.workers.count: several workers are not available in this version; use 1")
+    return found
+
+
+def unsupported_in_cluster(spec: FineTuneJobSpec) -> list[str]:
+    """Return what only works where `graft run` works, or cannot be judged; sentences that begin with the field."""
+    uris = [("spec.output.uri", spec.output.uri), ("spec.baseModel.uri", spec.base_model.uri or "")]
+    uris += [(f"spec.dataset.sources[{i}].uri", s.uri) for i, s in enumerate(spec.dataset.sources)]
+    uris += [(f"spec.evaluation.suites[{i}].uri", s.uri or "") for i, s in enumerate(spec.evaluation.suites)]
+    uris.append(("spec.dataset.holdout.uri", (spec.dataset.holdout.uri if spec.dataset.holdout else None) or ""))
+    found = [f"{path}: file:// is for `graft run`; use s3:// in a cluster" for path, uri in uris if uri.startswith("file://")]
+    if spec.adapter and not any(suite.accept for suite in resolve(spec).evaluation.suites):
+        found.append("spec.adapter: no suite has a threshold, so nothing could be accepted; set spec.evaluation.suites[].accept")
     return found
 
 

@@ -50,6 +50,8 @@ class RunManifest(Model):
     api_version: Literal["graft.dev/run/v1alpha1"] = "graft.dev/run/v1alpha1"
     job: RunIdentity
     spec_hash: Annotated[str, Field(max_length=64)]
+    source_hash: Annotated[str, Field(max_length=64)] = ""
+    """Of the spec as the user wrote it; the operator's, to tell an edit."""
     run_uri: StoreUri
     """`<output.uri>/runs/<namespace>/<name>/<spec hash>`"""
     spec: FineTuneJobSpec

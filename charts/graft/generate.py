@@ -118,12 +118,16 @@ starts nothing and says so (`Stalled: PolicyMissing`).
 
 * **graft-records**: ConfigMaps with the label `graft.dev/record` (run manifests, the authority's certificate).
   Written by the operator and by `policies.recordWriters`; changed and deleted also by garbage collector and namespace controller.
-* **graft-pods**: pods with a service account `graft-*`, a label `graft.dev/component` or a token for `graft.dev`.
-  Created by the Job and ReplicaSet controllers, and KubeRay where it is named. Spec, labels and owners are changed by these, by nodes,
-  by the garbage collector, and by Kueue where it is named; others may change annotations.
+* **graft-pods**: pods with a service account `graft-*`, a label `graft.dev/*` or a token for `graft.dev`.
+  Created by the Job and ReplicaSet controllers, and KubeRay where it is named; with a Job as owner, by the Job controller alone. Spec,
+  labels and owners are changed by these, by nodes, by the garbage collector, and by Kueue where it is named; others may change
+  annotations. A pod that was created without such a label cannot get one later.
 * **graft-tokens**: tokens for audience `graft.dev`. Requested by nodes, for the pods that run on them.
-* **graft-jobs**: Jobs of such pods. Created by the operator. Changed by it, the Job, TTL and garbage controllers, and Kueue where it is
-  named. Deleted by these and the namespace controller.
+* **graft-jobs**: Jobs with such pods, a label `graft.dev/*` or a FineTuneJob as owner. Created by the operator. Changed by it, the Job,
+  TTL and garbage controllers, and Kueue where it is named. Deleted by these and the namespace controller.
+
+No policy covers `pods/status`: that is how nodes say what a pod's containers left. Cluster administrators may write it, too; `edit` may
+not, and a status that is sent with the pod itself is ignored by Kubernetes.
 
 Who may exec into a training pod, which the built-in `edit` allows, can read what that pod can read: its token, its credentials and, for
 as long as that stage runs, the signing key. `graft-user` by itself does not allow it.

@@ -17,6 +17,7 @@ from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Selection
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, EVENTS, FINE_TUNE_JOBS, JOBS, NAMESPACES, PODS
+from graft_operator.finetunejob.children import Parent, manifest_name
 from graft_operator.finetunejob.claims import Claims
 from graft_operator.finetunejob.observed import Settings
 from graft_operator.finetunejob.reconcile import FineTuneJobs
@@ -25,16 +26,28 @@ from graft_operator.reports.sink import Caller, NotYours, Superseded, Unknown
 
 SAMPLE = yaml.safe_load((Path(__file__).parents[1] / "data/finetunejob/good/minimal.yaml").read_text())
 DIGEST = "sha256:" + "d" * 64
-RESULT = parse(
-    Result,
-    {
-        "artifact": {"uri": "s3://adapters/x", "digest": DIGEST, "sizeBytes": 10},
+
+
+def result_below(run_uri):
+    """A result whose artifact lies in this run's folder."""
+    value = {
+        "artifact": {"uri": f"{run_uri}/attempt-1/artifact", "digest": DIGEST, "sizeBytes": 10},
         "baseModelDigest": DIGEST,
         "dataset": {"train": 90, "validation": 5, "holdout": 5, "digest": DIGEST},
-        "evaluation": [],
+        "evaluation": [
+            {
+                "suite": "compile",
+                "metric": "error_rate",
+                "examples": 5,
+                "base": {"estimate": 0.4, "low": 0.3, "high": 0.5},
+                "adapter": {"estimate": 0.0, "low": 0.0, "high": 0.01},
+                "difference": {"estimate": -0.4, "low": -0.5, "high": -0.3},
+                "accepted": True,
+            }
+        ],
         "accepted": True,
-    },
-)
+    }
+    return parse(Result, value)
 
 
 class Crash(BaseException):
@@ -46,6 +59,8 @@ class Everything:
 
     async def missing(self):
         return []
+
+    missing_seconds = 0.0
 
 
 class World:
@@ -81,6 +96,11 @@ class World:
 
     async def job(self):
         return await self.kube.get(FINE_TUNE_JOBS, self.namespace, "minimal")
+
+    async def word(self):
+        """The last word of an attempt that went well."""
+        run_uri = (await self.job())["status"]["run"]["uri"]
+        return TerminalResult(attempt=1, result=result_below(run_uri))
 
     async def settle(self):
         """Reconcile as the watches would: again after every change, until nothing changes."""
@@ -158,7 +178,7 @@ async def test_claim_result_and_adapter(world):
     request = ClaimRequest(job_uid=caller.owner_uid)
     assert await world.claims().claim(caller, world.namespace, "minimal", request) == 1
     assert await world.claims().claim(caller, world.namespace, "minimal", request) == 1
-    await world.claims().result(caller, world.namespace, "minimal", TerminalResult(attempt=1, result=RESULT))
+    await world.claims().result(caller, world.namespace, "minimal", await world.word())
     await world.settle()
     job = await world.job()
     assert job["status"]["phase"] == "Succeeded"
@@ -177,7 +197,7 @@ async def test_who_may_not_claim(world):
     with pytest.raises(Unknown):
         await claims.claim(replace(caller, owner_uid="gone"), world.namespace, "minimal", ClaimRequest(job_uid="gone"))
     with pytest.raises(Superseded):
-        await claims.result(caller, world.namespace, "minimal", TerminalResult(attempt=1, result=RESULT))
+        await claims.result(caller, world.namespace, "minimal", await world.word())
     assert "artifact" not in (await world.job())["status"]
 
 
@@ -186,7 +206,7 @@ def without_noise(job, children, adapters, events):
     status = job["status"]
     return {
         "phase": status["phase"],
-        "artifact": status.get("artifact"),
+        "artifact": status.get("artifact", {}).get("digest"),
         "conditions": {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]},
         "jobs": [(len(children), child["spec"].get("ttlSecondsAfterFinished")) for child in children],
         "adapters": len(adapters),
@@ -210,7 +230,7 @@ async def story(world, crash_after):
             await world.settle()
 
     await settle()
-    word = TerminalResult(attempt=1, result=RESULT).model_dump_json(by_alias=True, exclude_none=True)
+    word = (await world.word()).model_dump_json(by_alias=True, exclude_none=True)
     pod = await world.run_pod("first")
     caller = await world.caller(pod)
     await world.claims().claim(caller, world.namespace, "minimal", ClaimRequest(job_uid=caller.owner_uid))
@@ -251,3 +271,24 @@ async def test_a_spec_edit_after_the_start_writes_no_child(world):
     assert changed["status"] == "True"
     frozen = json.loads(maps[0]["data"]["run.json"])
     assert frozen["spec"]["training"]["epochs"] == 3
+
+
+async def test_what_the_api_server_refuses_is_said_in_the_status(world):
+    mounts = [{"name": "cache", "mountPath": "/cache"}, {"name": "cache", "mountPath": "/cache"}]
+    await world.begin(podTemplate={"volumes": [{"name": "cache", "emptyDir": {}}], "volumeMounts": mounts})
+    await world.settle()
+    status = (await world.job())["status"]
+    assert (status["phase"], status["failure"]["reason"]) == ("Failed", "InvalidSpec")
+    assert "mountPath" in status["failure"]["message"]
+    assert await world.children(JOBS) == []
+
+
+async def test_a_child_of_somebody_else_is_a_name_conflict(world):
+    await world.begin()
+    uid = (await world.job())["metadata"]["uid"]
+    name = manifest_name(Parent(world.namespace, "minimal", uid))
+    await world.kube.create(CONFIG_MAPS, {"metadata": {"name": name, "namespace": world.namespace}, "data": {"mine": "1"}})
+    await world.settle()
+    status = (await world.job())["status"]
+    assert (status["phase"], status["failure"]["reason"]) == ("Failed", "NameConflict")
+    assert (await world.kube.get(CONFIG_MAPS, world.namespace, name))["data"] == {"mine": "1"}

@@ -17,8 +17,6 @@ from graft_devcluster.tools import Toolbox
 CHART = Path(__file__).parents[2] / "charts" / "graft"
 HELM = Toolbox(cache_root()).path("helm")
 
-pytestmark = pytest.mark.skipif(not HELM.exists(), reason="helm is not built: python -m graft_devcluster build helm")
-
 SECOND = "replicas=2"
 CERT_MANAGER = "reports.certManager.enabled=true,reports.certManager.issuerRef.name=ca"
 FORBIDDEN = {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "roles", "clusterroles", "rolebindings"}
@@ -31,6 +29,13 @@ EVERYTHING = (
     "nodeSelector.a=b",
     "watchNamespaces={one,two}",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def helm() -> None:
+    """A failure, not a skip: unit tests run first on a fresh machine, and nobody would notice that the chart was not tested."""
+    if not HELM.exists():
+        pytest.fail(f"{HELM} is absent; `make unit` builds it, or: PYTHONPATH=devcluster python -m graft_devcluster build helm", pytrace=False)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from graft_api import resolve
 from graft_api.finetunejob import FineTuneJob, Lora
 from graft_api.schema import parse

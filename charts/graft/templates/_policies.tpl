@@ -14,7 +14,7 @@ adding nor removing a mark gets around it.
 {{- $ttl := "system:serviceaccount:kube-system:ttl-after-finished-controller" -}}
 {{- $kueue := .Values.policies.kueue.serviceAccount -}}
 {{- $kuberay := .Values.policies.kuberay.serviceAccount -}}
-{{- $label := "o.?metadata.?labels[?'graft.dev/component'].hasValue()" -}}
+{{- $jobLabels := list "batch.kubernetes.io/controller-uid" "batch.kubernetes.io/job-name" "controller-uid" "job-name" -}}
 graft-records:
   failurePolicy: Fail
   matchConstraints:
@@ -51,22 +51,28 @@ graft-pods:
       resources: ["pods", "pods/ephemeralcontainers"]
       scope: "*"
   matchConditions:
+  # The operator reads pods that have labels of graft and a Job of graft as controller (finetunejob/observe.py), and listens to pods
+  # that hold a token of graft (reports/identity.py). So the labels and the token are what must not be forged, on a new pod or on one
+  # that exists. That a pod names a Job as controller, or has its labels, is no mark: whether that Job is ours cannot be seen from
+  # here (its uid says nothing, and others have Jobs named x-train-1a2b3c4d, too), and to refuse it for all Jobs would break who
+  # copies pods with all they have, such as vcluster, Liqo and restored backups. A pod that claims our Job without a label of ours
+  # can get itself counted by the Job controller, which costs a retry as deleting the real pod does; what it says is not read.
   - name: is-a-pod-of-graft
     expression: >-
-      [object, oldObject].exists(o, o != null && ({{ $label }} || {{ include "graft.speaks" "o.spec" }}))
+      [object, oldObject].exists(o, o != null && ({{ include "graft.labelled" "o" }} || {{ include "graft.speaks" "o.spec" }}))
   validations:
   - expression: >-
       request.operation != 'CREATE' || request.userInfo.username in {{ toJson (compact (list $jobs $replicasets $kuberay)) }}
     message: >-
-      pods with a service account graft-*, a label graft.dev/component or a token for graft.dev are created by the Job, ReplicaSet
-      and KubeRay controllers alone: create a FineTuneJob instead
+      pods with a service account graft-*, a label graft.dev/* or a token for graft.dev are created by the Job, ReplicaSet and
+      KubeRay controllers alone: create a FineTuneJob instead
     reason: Forbidden
-  # A Job adopts orphans that carry its labels: a ReplicaSet must not be a way to bring it some.
+  # A Job adopts orphans that carry its labels: templates of ReplicaSets and RayClusters must not be a way to bring it some.
   - expression: >-
-      request.operation != 'CREATE' || request.userInfo.username != '{{ $replicasets }}' ||
-      !object.?metadata.?labels.orValue({}).exists(l, l in
-      ['batch.kubernetes.io/controller-uid', 'batch.kubernetes.io/job-name', 'controller-uid', 'job-name'])
-    message: a pod of graft that comes from a ReplicaSet must not carry the labels of a Job
+      request.operation != 'CREATE' || request.userInfo.username == '{{ $jobs }}' ||
+      (!object.?metadata.?labels.orValue({}).exists(l, l in {{ toJson $jobLabels }}) &&
+      !object.?metadata.?ownerReferences.orValue([]).exists(r, r.kind == 'Job'))
+    message: a pod of graft that does not come from a Job must not carry the labels of a Job or have one as owner
     reason: Forbidden
   - expression: >-
       request.operation != 'UPDATE' || 'system:nodes' in request.userInfo.groups ||
@@ -111,12 +117,13 @@ graft-jobs:
   matchConditions:
   - name: is-a-job-of-graft
     expression: >-
-      [object, oldObject].exists(o, o != null && ({{ $label }} ||
-      o.spec.template.?metadata.?labels[?'graft.dev/component'].hasValue() || {{ include "graft.speaks" "o.spec.template.spec" }}))
+      [object, oldObject].exists(o, o != null && ({{ include "graft.labelled" "o" }} ||
+      {{ include "graft.labelled" "o.spec.template" }} || {{ include "graft.speaks" "o.spec.template.spec" }} ||
+      o.?metadata.?ownerReferences.orValue([]).exists(r, r.kind == 'FineTuneJob' && r.apiVersion.startsWith('graft.dev/'))))
   validations:
   - expression: request.operation != 'CREATE' || request.userInfo.username == '{{ $operator }}'
     message: >-
-      Jobs that carry the label graft.dev/component, use a service account graft-* or project a token for graft.dev are created by the
+      Jobs with a label graft.dev/*, a service account graft-*, a token for graft.dev or a FineTuneJob as owner are created by the
       graft operator alone: create a FineTuneJob instead
     reason: Forbidden
   - expression: >-
@@ -131,6 +138,11 @@ graft-jobs:
     message: >-
       Jobs of graft are deleted by the graft operator and by Kubernetes itself alone: delete the FineTuneJob, or set its spec.suspend
     reason: Forbidden
+{{- end }}
+
+{{- /* Whether this object or pod template has a label of graft: any, so that a label that graft reads one day is protected today. */ -}}
+{{- define "graft.labelled" -}}
+{{ . }}.?metadata.?labels.orValue({}).exists(l, l.startsWith('graft.dev/'))
 {{- end }}
 
 {{- /* Whether pods of this pod spec use a service account of graft or can get a token for its audience. */ -}}

@@ -129,8 +129,8 @@ def training_job(parent: Parent, spec: FineTuneJobSpec, launch: Launch) -> Manif
     """
     Build the Job of one launch.
 
-    preflight -> trainer -> publish share a volume and run one after the other. User code (the model's, the scorers') runs
-    in `trainer` only, and the signing key is mounted everywhere but there.
+    preflight -> trainer -> publish share a volume and run one after the other. User code (the model's, the scorers', the
+    user's own image and mounts) is in `trainer` only, and the signing key is mounted everywhere but there.
     """
     metadata = parent.metadata(job_name(parent, launch.number), "trainer")
     metadata["annotations"] = {LAUNCH_ANNOTATION: str(launch.number)}
@@ -139,11 +139,11 @@ def training_job(parent: Parent, spec: FineTuneJobSpec, launch: Launch) -> Manif
     trainer = _container("trainer", "train", launch) | {"resources": _training_resources(spec)}
     template = spec.pod_template or PodTemplate()
     trainer["env"] = [*trainer["env"], *_listed(template.env)]
+    trainer["image"] = template.image or launch.image
     trainer["volumeMounts"] = [*trainer["volumeMounts"], *_base_model_mounts(spec), *_listed(template.volume_mounts)]
     preflight = _signing(_container("preflight", "preflight", launch))
-    preflight["volumeMounts"] = [*preflight["volumeMounts"], *_base_model_mounts(spec), *_listed(template.volume_mounts)]
+    preflight["volumeMounts"] = [*preflight["volumeMounts"], *_base_model_mounts(spec)]
     publish = _signing(_container("publish", "publish", launch))
-    publish["volumeMounts"] = [*publish["volumeMounts"], *_listed(template.volume_mounts)]
     pod = _pod(parent, spec) | {"initContainers": [preflight, trainer], "containers": [publish]}
     return _job(metadata, pod, parent, spec, launch)
 
@@ -152,10 +152,7 @@ def report_job(parent: Parent, spec: FineTuneJobSpec, image: str, pull_policy: s
     """Build the small Job that reads a finished run's folder when no result reached us."""
     launch = Launch(number=0, backoff_limit=3, deadline_seconds=600, image=image, pull_policy=pull_policy)
     metadata = parent.metadata(report_job_name(parent), "report")
-    template = spec.pod_template or PodTemplate()
-    container = _container("report", "report", launch)
-    container["volumeMounts"] = [*container["volumeMounts"], *_listed(template.volume_mounts)]
-    return _job(metadata, _pod(parent, spec) | {"containers": [container]}, parent, spec, launch)
+    return _job(metadata, _pod(parent, spec) | {"containers": [_container("report", "report", launch)]}, parent, spec, launch)
 
 
 def adapter(parent: Parent, spec: FineTuneJobSpec, artifact: ArtifactReference, base_model_digest: str) -> Manifest:

@@ -20,16 +20,19 @@ from graft_api.finetunejob import (
     RunReference,
 )
 from graft_api.health import TERMINAL
-from graft_api.podtemplate import LocalObjectReference, PodTemplate
+from graft_api.podtemplate import LocalObjectReference
 from graft_api.reports import Reason, Result
 from graft_api.schema import Invalid
 from graft_operator.engine.clock import parse_rfc3339, rfc3339
-from graft_operator.finetunejob import children
+from graft_operator.finetunejob import children, views
 from graft_operator.finetunejob.children import Launch
-from graft_operator.finetunejob.observed import Job, Observed, Pod, Settings, View
-from graft_operator.finetunejob.summarize import summarize
+from graft_operator.finetunejob.observed import Job, Observed, Settings, View
+from graft_operator.finetunejob.summarize import restate, summarize
 
 POLICY_RETRY = timedelta(seconds=30)
+FORBIDDEN_RETRY = timedelta(minutes=1)
+POLICY_GRACE_SECONDS = 180
+"""An upgrade of the chart replaces policies before it replaces the operator: nothing is counted meanwhile, and nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,19 @@ class Decision:
 def decide(observed: Observed, settings: Settings, now: datetime) -> Decision:
     """Return the next step. Pure: the same observation and instant give the same decision."""
     status = observed.status
-    spec = observed.spec
+    spec = observed.running_spec()
     if status.phase in TERMINAL and not _starts_over(observed):
-        return Decision(status, after=_expire(observed))
+        return Decision(restate(observed, now), after=_expire(observed, now))
     if observed.policies_missing:
-        return _say(observed, now, _policy_missing(observed), requeue_after=POLICY_RETRY)
+        if status.run is not None and observed.policies_missing_seconds < POLICY_GRACE_SECONDS:
+            return Decision(status, requeue_after=POLICY_RETRY)
+        return _say(observed, now, views.policy_missing(observed), requeue_after=POLICY_RETRY)
     if isinstance(spec, Invalid):
-        return _fail(observed, now, Failure(reason="InvalidSpec", message=_cut("; ".join(spec.problems))))
-    if status.run is None:
-        return _start(observed, spec, settings, now)
+        return _fail(observed, now, Failure(reason="InvalidSpec", message=views.cut("; ".join(spec.problems))))
     if status.outcome is not None:
         return _finish(observed, spec, now)
-    return _run(observed, spec, settings, now)
+    step = _start if status.run is None else _run
+    return step(observed, spec, settings, now)
 
 
 def _starts_over(observed: Observed) -> bool:
@@ -108,25 +112,25 @@ def _starts_over(observed: Observed) -> bool:
 
 
 def _start(observed: Observed, spec: FineTuneJobSpec, settings: Settings, now: datetime) -> Decision:
-    if problems := resolve.unsupported(spec):
-        return _fail(observed, now, Failure(reason=str(Reason.UNSUPPORTED), message=_cut("; ".join(problems))))
+    if problems := resolve.unsupported(spec) + resolve.unsupported_in_cluster(spec):
+        return _fail(observed, now, Failure(reason=str(Reason.UNSUPPORTED), message=views.cut("; ".join(problems))))
     if spec.suspend:
         return _say(observed, now, View("Suspended", "Suspended", "spec.suspend is true; nothing was started"))
-    if observed.run_uid is None:
+    frozen = observed.frozen
+    if frozen is None or observed.run_uid is None:
         return Decision(observed.status, before=StartRun())
-    resolved = resolve.resolve(spec)
-    template = spec.pod_template or PodTemplate()
     status = observed.status.model_copy(
         update={
             "failure": None,
             "run": RunReference(
                 name=children.manifest_name(observed.parent),
                 uid=observed.run_uid,
-                spec_hash=resolve.spec_hash(resolved),
+                spec_hash=frozen.spec_hash,
+                source_hash=frozen.source_hash,
                 generation=observed.generation,
-                uri=resolve.run_uri(resolved, observed.parent.namespace, observed.parent.name),
+                uri=frozen.run_uri,
             ),
-            "resolved": resolve.summary(resolved, template.image or settings.trainer_image),
+            "resolved": resolve.summary(frozen.spec, settings.trainer_image),
             "started_at": rfc3339(now),
         }
     )
@@ -143,17 +147,15 @@ def _run(observed: Observed, spec: FineTuneJobSpec, settings: Settings, now: dat
         return _without_job(observed, spec, settings, now)
     status = observed.status.model_copy(update={"job": JobReference(name=job.name, uid=job.uid, launch=job.launch)})
     observed = replace(observed, status=status)
-    if result := _left_result(observed, job):
-        return _finish(replace(observed, status=record(status, result)), spec, now)
+    if recorded := _recorded(observed, job):
+        return _finish(recorded, spec, now)
     if job.end is not None:
         return _ended(observed, spec, job, now)
     if spec.suspend:
         return _suspend(observed, job, now)
-    if pod := _killed_for_memory(observed, job):
-        advice = "raise spec.podTemplate.resources.limits.memory, or lower spec.training.batchSize or maxLength"
-        advice = f"pod {pod.name} was killed for memory; {advice}"
-        return _fail(observed, now, Failure(reason=str(Reason.OUT_OF_MEMORY), message=advice), after=(DeleteJob(job.name, job.uid),))
-    return _say(observed, now, _live(observed, job))
+    if pod := views.killed_for_memory(observed, job):
+        return _fail(observed, now, views.out_of_memory(pod), after=(DeleteJob(job.name, job.uid),))
+    return _say(observed, now, views.live(observed, job))
 
 
 def _without_job(observed: Observed, spec: FineTuneJobSpec, settings: Settings, now: datetime) -> Decision:
@@ -163,8 +165,12 @@ def _without_job(observed: Observed, spec: FineTuneJobSpec, settings: Settings, 
     budget = status.budget or Budget()
     if launched > budget.through_launch:
         # Deleted by somebody else. It counts as a failure, so that deleting again and again ends, too.
-        budget = Budget(through_launch=launched, failures=budget.failures + 1, active_seconds=budget.active_seconds)
+        since = parse_rfc3339(status.claim.claimed_at) if status.claim else now
+        seconds = budget.active_seconds + max(0, int((now - since).total_seconds()))
+        budget = Budget(through_launch=launched, failures=budget.failures + 1, active_seconds=seconds)
         observed = replace(observed, status=status.model_copy(update={"budget": budget}))
+    if observed.frozen is None:
+        return _without_manifest(observed, now)
     if spec.suspend:
         return _say(observed, now, View("Suspended", "Suspended", "spec.suspend is true; resuming continues from the last checkpoint"))
     if budget.failures > spec.backoff_limit:
@@ -175,16 +181,26 @@ def _without_job(observed: Observed, spec: FineTuneJobSpec, settings: Settings, 
         )
     left = spec.active_deadline_seconds - budget.active_seconds
     if left <= 0:
-        return _fail(observed, now, _too_long(spec))
+        return _fail(observed, now, views.too_long(spec))
     assert observed.status.resolved is not None  # noqa: S101 - written together with run
     launch = Launch(
         number=launched + 1,
         backoff_limit=spec.backoff_limit - budget.failures,
         deadline_seconds=left,
-        image=(spec.pod_template.image if spec.pod_template else None) or observed.status.resolved.image,
+        image=observed.status.resolved.image,
         pull_policy=settings.pull_policy,
     )
     return Decision(observed.status, before=StartJob(launch))
+
+
+def _without_manifest(observed: Observed, now: datetime) -> Decision:
+    """Somebody deleted the frozen spec: write it again if the spec is still the same, else nobody knows what was frozen."""
+    run = observed.status.run
+    same = run is not None and not isinstance(observed.spec, Invalid) and resolve.source_hash(observed.spec) == run.source_hash
+    if same:
+        return Decision(observed.status, before=StartRun())
+    message = "the run manifest was deleted and the spec was changed since; create a new FineTuneJob"
+    return _fail(observed, now, Failure(reason="RunManifestMissing", message=message))
 
 
 def _suspend(observed: Observed, job: Job, now: datetime) -> Decision:
@@ -204,17 +220,15 @@ def _suspend(observed: Observed, job: Job, now: datetime) -> Decision:
 
 def _ended(observed: Observed, spec: FineTuneJobSpec, job: Job, now: datetime) -> Decision:
     """The Job is over and no pod left a result that counts."""
-    failure = _why(observed, spec, job)
+    failure = views.why(observed, spec, job)
     reporter = observed.report_job()
-    stage = observed.status.progress.stage if observed.status.progress else None
-    # A pod may have died between its commit and its last word: then the run folder knows.
-    may_be_committed = job.end == "Complete" or stage in {"package", "publish"}
-    if not may_be_committed:
+    # A pod may have died between its commit and its last word: then the run folder knows. Bad input never got that far.
+    if job.end == "Failed" and (observed.status.claim is None or job.end_reason == "PodFailurePolicy"):
         return _fail(observed, now, failure)
     if reporter is None:
         return Decision(observed.status, before=StartReport())
-    if result := _left_result(observed, reporter):
-        return _finish(replace(observed, status=record(observed.status, result)), spec, now)
+    if recorded := _recorded(observed, reporter):
+        return _finish(recorded, spec, now)
     if reporter.end is None:
         return _say(observed, now, View("Running", "ReadingResult", "the pods ended without a result; reading the run folder"))
     return _fail(observed, now, failure)
@@ -235,34 +249,14 @@ def _finish(observed: Observed, spec: FineTuneJobSpec, now: datetime) -> Decisio
             )
         status = status.model_copy(update={"adapter_ref": LocalObjectReference(name=observed.adapter["metadata"]["name"])})
     observed = replace(observed, status=status.model_copy(update={"completed_at": status.completed_at or rfc3339(now), "failure": None}))
-    return _say(observed, now, _succeeded(outcome), after=_expire(observed))
+    return _say(observed, now, views.succeeded(observed.status, outcome), after=_expire(observed, now))
 
 
-def _succeeded(outcome: Outcome) -> View:
-    source = (
-        "the committed result of an earlier run was found; nothing was trained" if outcome.earlier_run else "trained, signed and published"
-    )
-    accepted = (
-        ("True", "ThresholdsMet", "every threshold was met") if outcome.accepted else ("False", "ThresholdMissed", "see status.evaluation")
-    )
-    reason = "Published" if outcome.accepted else "PublishedNotAccepted"
-    return View("Succeeded", reason, source, {"Accepted": accepted})
-
-
-def _live(observed: Observed, job: Job) -> View:
-    """Say what a Job that is neither over nor to be stopped is doing."""
-    pod = next(iter(observed.pods_of(job)), None)
-    if job.suspended:
-        return View("Queued", "Queued", "the Job is suspended by its queue; waiting for admission")
-    if pod is None:
-        return View("Pending", "Launched", f"Job {job.name} is created; waiting for its pod")
-    if pod.waiting and pod.running is None:
-        return View("Queued", "WaitingForPod", _cut(f"pod {pod.name}: {pod.waiting}"))
-    claim = observed.status.claim
-    if claim is None or claim.pod_uid != pod.uid:  # between two of its containers, a pod that has claimed still runs
-        return View("Queued", "Starting", f"pod {pod.name} is starting")
-    progress = observed.status.progress
-    return View("Running", "Running", f"attempt {observed.status.attempt or 0}, {progress.stage if progress else 'preflight'}")
+def _recorded(observed: Observed, job: Job) -> Observed | None:
+    """Return what is known with the Job's result in it, if it left one."""
+    result = _left_result(observed, job)
+    status = record(observed.status, result) if result else observed.status
+    return replace(observed, status=status) if status.outcome else None
 
 
 def _left_result(observed: Observed, job: Job) -> Result | None:
@@ -278,43 +272,23 @@ def _left_result(observed: Observed, job: Job) -> Result | None:
     return None
 
 
-def _why(observed: Observed, spec: FineTuneJobSpec, job: Job) -> Failure:
-    """Return the most telling cause: the pod's own words before the Job's."""
-    if job.end_reason == "DeadlineExceeded":
-        return _too_long(spec)
-    for pod in observed.pods_of(job):
-        for end in reversed(pod.ends):
-            word = end.last_word()
-            if end.exit_code and word and word.failed:
-                return Failure(reason=word.failed.reason, message=_cut(f"{end.name}: {word.failed.message}"), line=word.failed.line)
-            if end.exit_code:
-                return Failure(
-                    reason=job.end_reason or "PodFailed",
-                    message=_cut(f"pod {pod.name}: {end.name} exited with {end.exit_code} ({end.reason})"),
-                )
-    return Failure(reason=job.end_reason or "NoResult", message=_cut(job.end_message or f"Job {job.name} ended without a result"))
-
-
-def _killed_for_memory(observed: Observed, job: Job) -> Pod | None:
-    pods = observed.pods_of(job)
-    return next((pod for pod in pods if any(end.reason == "OOMKilled" for end in pod.ends)), None)
-
-
-def _too_long(spec: FineTuneJobSpec) -> Failure:
-    return Failure(reason="DeadlineExceeded", message=f"pods ran longer than spec.activeDeadlineSeconds {spec.active_deadline_seconds}")
-
-
-def _expire(observed: Observed) -> tuple[Remove, ...]:
-    spec = observed.spec
+def _expire(observed: Observed, now: datetime) -> tuple[Remove, ...]:
+    """Set the TTL of Jobs that ended. Kubernetes counts from a Job's end, we from when its result was recorded."""
+    spec = observed.running_spec()
     if isinstance(spec, Invalid):
         return ()
     ended = [job for job in observed.jobs if job.end is not None and not job.has_ttl and not job.deleting]
-    return tuple(ExpireJob(job.name, spec.ttl_seconds_after_finished) for job in ended)
+    return tuple(ExpireJob(job.name, _since(job, now) + spec.ttl_seconds_after_finished) for job in ended)
+
+
+def _since(job: Job, now: datetime) -> int:
+    return max(0, int((now - parse_rfc3339(job.ended_at)).total_seconds())) if job.ended_at else 0
 
 
 def record(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
-    """Return the status with a run's result in it. The first result that is recorded stays."""
-    if status.outcome is not None:
+    """Return the status with a run's result in it. The first result that is recorded stays; one of another run is none."""
+    of_this_run = status.run is not None and result.artifact.uri.startswith(f"{status.run.uri}/")
+    if status.outcome is not None or not of_this_run:
         return status
     outcome = Outcome(accepted=result.accepted, base_model_digest=result.base_model_digest, earlier_run=result.earlier_run)
     return status.model_copy(
@@ -329,27 +303,27 @@ def record(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
     )
 
 
-def _policy_missing(observed: Observed) -> View:
-    names = ", ".join(observed.policies_missing)
-    message = _cut(f"admission policies are missing or do not deny: {names}; nothing is started or counted until the chart is whole again")
-    phase = observed.status.phase or "Pending"
-    stalled = {"Stalled": ("True", "PolicyMissing", message), "Ready": ("False", "PolicyMissing", message)}
-    return View(phase, "PolicyMissing", message, stalled)
-
-
 def _fail(observed: Observed, now: datetime, failure: Failure, after: tuple[Remove, ...] = ()) -> Decision:
     status = observed.status.model_copy(update={"failure": failure, "completed_at": observed.status.completed_at or rfc3339(now)})
     observed = replace(observed, status=status)
     line = f" (line {failure.line})" if failure.line else ""
-    return _say(observed, now, View("Failed", failure.reason, failure.message + line), after=(*after, *_expire(observed)))
+    return _say(observed, now, View("Failed", failure.reason, failure.message + line), after=(*after, *_expire(observed, now)))
+
+
+def refused(observed: Observed, now: datetime, failure: Failure) -> Decision:
+    """What to say when the API server, or somebody else's object, does not let us create a child: the user must act."""
+    return _fail(observed, now, failure)
+
+
+def forbidden(observed: Observed, now: datetime, message: str) -> Decision:
+    """What to say while we are not allowed to create a child (a quota, missing rights): that may change by itself."""
+    stalled = {"Stalled": ("True", "Forbidden", views.cut(message)), "Ready": ("False", "Forbidden", views.cut(message))}
+    view = View(observed.status.phase or "Pending", "Forbidden", views.cut(message), stalled)
+    return _say(observed, now, view, requeue_after=FORBIDDEN_RETRY)
 
 
 def _say(observed: Observed, now: datetime, view: View, after: tuple[Remove, ...] = (), requeue_after: timedelta | None = None) -> Decision:
     return Decision(summarize(observed, view, now), after=after, requeue_after=requeue_after)
-
-
-def _cut(message: str) -> str:
-    return message if len(message) <= 1000 else message[:999] + "…"
 
 
 def describe(action: Create | Remove) -> str:

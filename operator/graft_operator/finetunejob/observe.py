@@ -1,14 +1,16 @@
 """Read everything that one decision needs, once."""
 
 import asyncio
+import json
 from typing import Any
 
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from graft_api.run import MANIFEST_KEY, RunManifest
 from graft_api.schema import Invalid, parse
 from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, JOBS, PODS
 from graft_operator.finetunejob import children
-from graft_operator.finetunejob.children import JOB_LABEL, Parent
+from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL, Parent
 from graft_operator.finetunejob.observed import Observed, read_job, read_pod
 from graft_operator.reports.policies import PolicyGuard
 
@@ -19,7 +21,8 @@ async def observe(kube: Kube, guard: PolicyGuard, resource: Manifest) -> Observe
     """Return what is known about one FineTuneJob."""
     parent = Parent.of(resource)
     status = parse(FineTuneJobStatus, resource.get("status") or {})
-    selection = Selection(parent.namespace, labels=f"{JOB_LABEL}={parent.name}")
+    # Both labels: that is what the admission policies keep others from setting.
+    selection = Selection(parent.namespace, labels=f"{JOB_LABEL}={parent.name},{COMPONENT_LABEL}")
     run, jobs, pods, adapter, missing = await asyncio.gather(
         kube.get(CONFIG_MAPS, parent.namespace, children.manifest_name(parent)),
         kube.list(JOBS, selection),
@@ -29,18 +32,19 @@ async def observe(kube: Kube, guard: PolicyGuard, resource: Manifest) -> Observe
     )
     ours = [job for job in jobs if is_controlled_by(job, parent.uid)]
     uids = {job["metadata"]["uid"] for job in ours}
+    run = run if run and is_controlled_by(run, parent.uid) else None
     return Observed(
         parent=parent,
         generation=resource["metadata"]["generation"],
-        deleting="deletionTimestamp" in resource["metadata"],
         spec=_spec(resource),
         status=status,
-        created_at=resource["metadata"]["creationTimestamp"],
-        run_uid=run["metadata"]["uid"] if run and is_controlled_by(run, parent.uid) else None,
+        run_uid=run["metadata"]["uid"] if run else None,
+        frozen=parse(RunManifest, json.loads(run["data"][MANIFEST_KEY])) if run else None,
         jobs=tuple(map(read_job, ours)),
         pods=tuple(pod for pod in map(read_pod, pods) if pod.job_uid in uids),
         adapter=adapter,
         policies_missing=tuple(missing),
+        policies_missing_seconds=guard.missing_seconds,
     )
 
 

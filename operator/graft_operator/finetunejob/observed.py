@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from graft_api import resolve
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, Phase
 from graft_api.reports import TerminalResult
+from graft_api.run import RunManifest
 from graft_api.schema import Invalid, parse
 from graft_operator.finetunejob.children import COMPONENT_LABEL, LAUNCH_ANNOTATION, Parent
 
@@ -70,16 +72,24 @@ class Observed:
 
     parent: Parent
     generation: int
-    deleting: bool
     spec: FineTuneJobSpec | Invalid
+    """As it is now."""
     status: FineTuneJobStatus
-    created_at: str
     run_uid: str | None
     """uid of the run manifest's ConfigMap, if it exists and is ours."""
+    frozen: RunManifest | None = None
+    """The run manifest."""
     jobs: tuple[Job, ...] = ()
     pods: tuple[Pod, ...] = ()
     adapter: Manifest | None = None
     policies_missing: tuple[str, ...] = ()
+    policies_missing_seconds: float = 0.0
+
+    def running_spec(self) -> FineTuneJobSpec | Invalid:
+        """Return what the run goes by: frozen, but for the few fields that may change while it runs."""
+        if self.frozen is None:
+            return self.spec
+        return self.frozen.spec if isinstance(self.spec, Invalid) else resolve.with_live_fields(self.frozen.spec, self.spec)
 
     def launch(self, number: int) -> Job | None:
         """Return the Job of a launch."""

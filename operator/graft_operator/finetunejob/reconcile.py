@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from graft_api import resolve
-from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from graft_api.finetunejob import Failure, FineTuneJobSpec, FineTuneJobStatus
 from graft_api.health import TERMINAL
 from graft_api.run import Reporting, RunIdentity, RunManifest
 from graft_api.schema import parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.controller import Outcome
-from graft_operator.engine.errors import AlreadyExists, UserMustAct
+from graft_operator.engine.errors import AlreadyExists, Forbidden
+from graft_operator.engine.errors import Invalid as RefusedByServer
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.queue import Key
@@ -30,6 +31,10 @@ LOG = logging.getLogger(__name__)
 
 MAX_CREATIONS = 4
 """Of one pass: run manifest, Job, Adapter, and one to spare."""
+
+
+class NameTaken(Exception):  # noqa: N818 - says what is wrong
+    """An object of the name that a child must have belongs to somebody else."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class FineTuneJobs:
             if decision.before is None:
                 break
             LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(decision.before))
-            await self._create(observed, decision)
+            if refusal := await self._try_to_create(observed, decision):
+                decision = refusal
+                break
             current = resource | {"status": decision.status.to_json()}
         await self._record(resource, key, decision)
         return Outcome(requeue_after=decision.requeue_after)
@@ -74,8 +81,24 @@ class FineTuneJobs:
             LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(action))
             await self._remove(key.namespace, action)
 
+    async def _try_to_create(self, observed: Observed, decision: decide.Decision) -> decide.Decision | None:
+        """Create, or return what to say instead: a refusal belongs into the status, not only into our log."""
+        now = self.clock.now()
+        try:
+            await self._create(observed, decision)
+        except NameTaken as taken:
+            return decide.refused(observed, now, Failure(reason="NameConflict", message=str(taken)))
+        except RefusedByServer as refusal:
+            told = "; ".join(f"{cause.field}: {cause.message}" for cause in refusal.causes) or str(refusal)
+            return decide.refused(observed, now, Failure(reason="InvalidSpec", message=told[:1000]))
+        except Forbidden as refusal:
+            return decide.forbidden(observed, now, str(refusal))
+        return None
+
     async def _create(self, observed: Observed, decision: decide.Decision) -> None:
         parent, spec, status = observed.parent, observed.spec, decision.status
+        if not isinstance(decision.before, decide.StartRun):
+            spec = observed.running_spec()
         assert isinstance(spec, FineTuneJobSpec)  # noqa: S101 - decide() creates nothing for an invalid spec
         match decision.before:
             case decide.StartRun():
@@ -106,7 +129,7 @@ class FineTuneJobs:
             existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
             if existing is not None and not is_controlled_by(existing, owner_uid):
                 kind, name = body["kind"], metadata["name"]
-                raise UserMustAct(f"NameConflict: {kind} {name} exists and belongs to somebody else; delete or rename it") from None
+                raise NameTaken(f"{kind} {name} exists and belongs to somebody else; delete or rename it") from None
 
     async def _remove(self, namespace: str, action: decide.Remove) -> None:
         match action:
@@ -122,6 +145,7 @@ class FineTuneJobs:
         return RunManifest(
             job=RunIdentity(namespace=parent.namespace, name=parent.name, uid=parent.uid),
             spec_hash=resolve.spec_hash(resolved),
+            source_hash=resolve.source_hash(spec),
             run_uri=resolve.run_uri(resolved, parent.namespace, parent.name),
             spec=resolved,
             reporting=Reporting(url=self.settings.reports_url),

@@ -34,6 +34,18 @@ def summarize(observed: Observed, view: View, now: datetime) -> FineTuneJobStatu
     )
 
 
+def restate(observed: Observed, now: datetime) -> FineTuneJobStatus:
+    """Return the status of a job that has ended, for a spec that was edited since: the same words about the new generation."""
+    status = observed.status
+    if status.observed_generation == observed.generation:
+        return status
+    told = [c.model_copy(update={"observed_generation": observed.generation}) for c in status.conditions or []]
+    changed = Condition("SpecChangedAfterStart", *_spec_changed(observed), observed.generation)
+    conditions = set_condition([condition.to_json() for condition in told], changed, now)
+    stated = [ConditionStatus.model_validate(condition) for condition in conditions]
+    return status.model_copy(update={"observed_generation": observed.generation, "conditions": stated})
+
+
 def happenings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Happening]:
     """Return the Events that a change of status deserves: transitions, never repetitions."""
     found = []
@@ -52,8 +64,10 @@ def happenings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Happ
 
 def _spec_changed(observed: Observed) -> tuple[str, str, str]:
     run = observed.status.run
-    if run is None or isinstance(observed.spec, Invalid):
+    if run is None:
         return "False", "NotStarted", ""
-    if resolve.spec_hash(resolve.resolve(observed.spec)) == run.spec_hash:
+    if isinstance(observed.spec, Invalid):
+        return "True", "InvalidSpec", f"the run uses the spec of generation {run.generation}; {observed.spec}"[:1000]
+    if resolve.source_hash(observed.spec) == run.source_hash:
         return "False", "Unchanged", ""
     return "True", "SpecChanged", f"the run uses the spec of generation {run.generation}; create a new FineTuneJob for the new one"

@@ -97,14 +97,24 @@ class PolicyGuard:
         self._asking = asyncio.Lock()
         self._until = 0.0
         self._answer: list[str] = []
+        self._missing_since: float | None = None
 
     async def missing(self) -> list[str]:
         """What is not in force, one sentence each. Raises a `KubeError` when the API server could not be asked."""
         async with self._asking:
             if self._clock.monotonic() >= self._until:
                 self._answer = await self._ask()
+                if not self._answer:
+                    self._missing_since = None
+                elif self._missing_since is None:
+                    self._missing_since = self._clock.monotonic()
                 self._until = self._clock.monotonic() + BELIEVED.total_seconds()
             return list(self._answer)
+
+    @property
+    def missing_seconds(self) -> float:
+        """For how long the answer has not been "nothing"."""
+        return 0.0 if self._missing_since is None else self._clock.monotonic() - self._missing_since
 
     async def _ask(self) -> list[str]:
         policies, bindings = await asyncio.gather(

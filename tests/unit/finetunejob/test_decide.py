@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graft_api import health
+from graft_api import health, resolve
 from graft_api.finetunejob import Budget, Claim, FineTuneJob, FineTuneJobStatus, JobReference, Outcome, Progress
 from graft_api.reports import Result, TerminalResult
+from graft_api.run import RunIdentity, RunManifest
 from graft_api.schema import Invalid, parse
 from graft_operator.finetunejob import decide as decisions
 from graft_operator.finetunejob.children import Parent
@@ -27,33 +28,54 @@ DIGEST = "sha256:" + "d" * 64
 NEW = Observed(
     parent=Parent("team", "minimal", "uid-1"),
     generation=1,
-    deleting=False,
     spec=SPEC,
     status=FineTuneJobStatus(observed_generation=-1),
-    created_at=LATER,
     run_uid=None,
 )
 JOB = Job(
     "minimal-train", "job-1", 1, None, "", "", suspended=False, deleting=False, failures=0, has_ttl=False, started_at=LATER, ended_at=None
 )
 POD = Pod("minimal-train-abc", "pod-1", "job-1", "Running", LATER, (), "trainer", "")
+RUN_URI = resolve.run_uri(resolve.resolve(SPEC), "team", "minimal")
 RESULT = parse(
     Result,
     {
-        "artifact": {"uri": "s3://adapters/run/attempt-1/artifact", "digest": DIGEST, "sizeBytes": 10},
+        "artifact": {"uri": f"{RUN_URI}/attempt-1/artifact", "digest": DIGEST, "sizeBytes": 10},
         "baseModelDigest": DIGEST,
         "dataset": {"train": 90, "validation": 5, "holdout": 5, "digest": DIGEST},
-        "evaluation": [],
+        "evaluation": [
+            {
+                "suite": "compile",
+                "metric": "error_rate",
+                "examples": 5,
+                "base": {"estimate": 0.4, "low": 0.3, "high": 0.5},
+                "adapter": {"estimate": 0.0, "low": 0.0, "high": 0.01},
+                "difference": {"estimate": -0.4, "low": -0.5, "high": -0.3},
+                "accepted": True,
+            }
+        ],
         "accepted": True,
     },
 )
 
 
-def started(observed=NEW):
-    """The status after a first pass: frozen, Job created."""
-    return replace(
-        observed, run_uid="cm-1", jobs=(JOB,), status=decide(replace(observed, run_uid="cm-1", jobs=(JOB,)), SETTINGS, NOW).status
+def frozen(observed=NEW):
+    """With its run manifest."""
+    resolved = resolve.resolve(observed.spec)
+    manifest = RunManifest(
+        job=RunIdentity(namespace="team", name="minimal", uid="uid-1"),
+        spec_hash=resolve.spec_hash(resolved),
+        source_hash=resolve.source_hash(observed.spec),
+        run_uri=resolve.run_uri(resolved, "team", "minimal"),
+        spec=resolved,
     )
+    return replace(observed, run_uid="cm-1", frozen=manifest)
+
+
+def started(observed=NEW):
+    """After a first pass: frozen, Job created."""
+    observed = replace(frozen(observed), jobs=(JOB,))
+    return replace(observed, status=decide(observed, SETTINGS, NOW).status)
 
 
 def with_status(observed, **changes):
@@ -83,7 +105,7 @@ def test_a_new_job_first_freezes_its_spec():
 
 
 def test_with_its_spec_frozen_a_job_launches_within_its_budget():
-    start = decide(replace(NEW, run_uid="cm-1"), SETTINGS, NOW)
+    start = decide(frozen(), SETTINGS, NOW)
     assert start.before == StartJob(decisions.Launch(1, 3, 86400, "trainer:1", "IfNotPresent"))
     assert start.status.run.uri.startswith("s3://adapters/runs/team/minimal/")
 
@@ -174,7 +196,7 @@ def test_an_adapter_of_the_same_digest_is_found_again():
     adapter = {"metadata": {"name": "minimal-dddddddd"}, "spec": {"artifact": {"digest": DIGEST}}}
     done = decide(replace(recorded(), adapter=adapter), SETTINGS, NOW)
     assert done.status.adapter_ref.name == "minimal-dddddddd"
-    assert done.after == (ExpireJob("minimal-train", 604800),)
+    assert done.after == (ExpireJob("minimal-train", 605400),)
 
 
 def test_an_adapter_of_another_digest_is_a_name_conflict():
@@ -190,12 +212,12 @@ def test_a_deleted_adapter_is_never_created_again():
 
 def test_bad_input_ends_the_job_with_the_pods_own_words_and_the_line():
     pod = ended_pod(10, failed_word("InvalidData", line=17), "trainer", "Error")
-    job = replace(JOB, end="Failed", end_reason="PodFailurePolicy", failures=1)
+    job = replace(JOB, end="Failed", end_reason="PodFailurePolicy", failures=1, ended_at=LATER)
     done = decide(replace(claimed(started()), pods=(pod,), jobs=(job,)), SETTINGS, NOW)
     assert done.status.phase == "Failed"
     assert (done.status.failure.reason, done.status.failure.line) == ("InvalidData", 17)
     assert condition(done, "Stalled").reason == "InvalidData"
-    assert done.after == (ExpireJob("minimal-train", 604800),)
+    assert done.after == (ExpireJob("minimal-train", 605400),)
 
 
 def test_a_container_killed_for_memory_is_not_tried_again():
@@ -214,9 +236,8 @@ def test_a_container_killed_for_memory_is_not_tried_again():
             StartReport(),
             id="one that died while publishing, too",
         ),
-        pytest.param(
-            replace(JOB, end="Failed", end_reason="BackoffLimitExceeded"), "train", None, id="one that died while training is not"
-        ),
+        pytest.param(replace(JOB, end="Failed", end_reason="DeadlineExceeded"), "train", StartReport(), id="one that ran out of time, too"),
+        pytest.param(replace(JOB, end="Failed", end_reason="PodFailurePolicy"), "train", None, id="bad input never got that far"),
     ],
 )
 def test_the_run_folder_is_read_where_it_may_know_more(job, stage, before):
@@ -295,10 +316,16 @@ def test_what_this_version_cannot_do_is_said_with_the_field():
 def test_without_the_admission_policies_nothing_starts_and_nothing_counts():
     pod = ended_pod(0, TerminalResult(attempt=1, result=RESULT))
     for observed in (NEW, replace(claimed(started()), pods=(pod,))):
-        said = decide(replace(observed, policies_missing=("graft-pods",)), SETTINGS, NOW)
+        said = decide(replace(observed, policies_missing=("graft-pods",), policies_missing_seconds=600), SETTINGS, NOW)
         assert (said.before, said.after, said.status.artifact) == (None, (), None)
         assert condition(said, "Stalled").reason == "PolicyMissing"
         assert said.requeue_after == decisions.POLICY_RETRY
+
+
+def test_an_upgrade_that_replaces_policies_is_not_worth_a_word():
+    pod = ended_pod(0, TerminalResult(attempt=1, result=RESULT))
+    observed = replace(claimed(started()), pods=(pod,), policies_missing=("graft-pods",), policies_missing_seconds=20)
+    assert decide(observed, SETTINGS, NOW) == decisions.Decision(observed.status, requeue_after=decisions.POLICY_RETRY)
 
 
 def test_an_edit_after_the_start_is_shown_and_not_obeyed():
@@ -310,8 +337,49 @@ def test_an_edit_after_the_start_is_shown_and_not_obeyed():
 
 def test_a_finished_job_stays_finished_whatever_happens():
     done = decide(recorded(SPEC), SETTINGS, NOW).status
-    later = replace(recorded(SPEC), status=done, generation=9, jobs=(), pods=())
+    later = replace(recorded(SPEC), status=done, jobs=(), pods=())
     assert decide(later, SETTINGS, NOW) == decisions.Decision(done)
+
+
+def test_a_finished_job_answers_an_edit_with_the_same_words():
+    done = decide(recorded(SPEC), SETTINGS, NOW).status
+    edited = SPEC.model_copy(update={"domain": "governance"})
+    later = decide(replace(recorded(SPEC), status=done, spec=edited, generation=9, jobs=(), pods=()), SETTINGS, NOW)
+    assert (later.status.phase, later.status.observed_generation, later.before) == ("Succeeded", 9, None)
+    assert condition(later, "Ready").reason == "Published"
+    assert condition(later, "SpecChangedAfterStart").status == "True"
+
+
+def test_a_spec_that_became_unreadable_does_not_end_a_run():
+    said = decide(replace(claimed(started()), spec=Invalid(["spec.new: not known"]), generation=2), SETTINGS, NOW)
+    assert said.status.phase == "Running"
+    assert condition(said, "SpecChangedAfterStart").reason == "InvalidSpec"
+
+
+def test_children_come_from_the_frozen_spec_but_for_what_may_change():
+    edited = SPEC.model_copy(update={"domain": "governance", "suspend": True, "backoff_limit": 7})
+    running = replace(started(), spec=edited).running_spec()
+    assert (running.domain, running.suspend, running.backoff_limit) == ("dsl", True, 7)
+
+
+def test_without_its_manifest_a_changed_run_cannot_go_on():
+    lost = replace(started(), frozen=None, run_uid=None, jobs=())
+    assert decide(lost, SETTINGS, NOW).before == StartRun()
+    changed = replace(lost, spec=SPEC.model_copy(update={"domain": "governance"}))
+    assert decide(changed, SETTINGS, NOW).status.failure.reason == "RunManifestMissing"
+
+
+def test_a_result_of_another_run_folder_is_none():
+    status = started().status
+    elsewhere = RESULT.artifact.model_copy(update={"uri": "s3://somewhere/else"})
+    assert decisions.record(status, RESULT.model_copy(update={"artifact": elsewhere})).outcome is None
+
+
+def test_file_uris_and_an_unjudged_adapter_are_refused_before_anything_starts():
+    local = SPEC.model_copy(update={"output": SPEC.output.model_copy(update={"uri": "file:///tmp/x"})})
+    assert "spec.output.uri" in decide(replace(NEW, spec=local), SETTINGS, NOW).status.failure.message
+    unjudged = WITH_ADAPTER.model_copy(update={"domain": "support"})
+    assert "spec.adapter" in decide(replace(NEW, spec=unjudged), SETTINGS, NOW).status.failure.message
 
 
 @pytest.mark.parametrize("phase", health.FINETUNEJOB)
