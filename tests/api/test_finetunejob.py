@@ -208,7 +208,7 @@ def without_noise(job, children, adapters, events):
         "phase": status["phase"],
         "artifact": status.get("artifact", {}).get("digest"),
         "conditions": {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]},
-        "jobs": [(len(children), child["spec"].get("ttlSecondsAfterFinished")) for child in children],
+        "jobs": [(len(children), 604800 <= child["spec"].get("ttlSecondsAfterFinished", 0) < 604860) for child in children],
         "adapters": len(adapters),
         "events": sorted(event["reason"] for event in events),
     }
@@ -249,7 +249,7 @@ async def test_killed_after_any_write_the_operator_reaches_the_same_end(kube, fi
     undisturbed, _ = await story(World(kube), None)
     assert undisturbed["phase"] == "Succeeded"
     assert undisturbed["adapters"] == 1
-    assert undisturbed["jobs"] == [(1, 604800)]
+    assert undisturbed["jobs"] == [(1, True)]
     for crash_after in range(1, 40):
         state, crashed = await story(World(kube), crash_after)
         state["events"] = undisturbed["events"] if set(state["events"]) <= set(undisturbed["events"]) else state["events"]

@@ -34,6 +34,7 @@ from graft_operator.engine.resources import (
     Object,
     Resource,
 )
+from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import SecretCertificate, service_names
 from graft_operator.reports.identity import Identities, Unauthenticated
@@ -44,9 +45,11 @@ CHART = Path(__file__).parents[2] / "charts" / "graft"
 POLICIES = ["graft-jobs", "graft-pods", "graft-records", "graft-tokens"]
 OPERATOR = "system:serviceaccount:graft-system:graft-operator"
 KUEUE = "system:serviceaccount:kueue-system:kueue-controller-manager"
+KUBERAY = "system:serviceaccount:kuberay-system:kuberay-operator"
 CONTROLLER = "system:serviceaccount:kube-system:{}"
 SETTINGS = [
     *("--set", f"policies.kueue.serviceAccount={KUEUE}"),
+    *("--set", f"policies.kuberay.serviceAccount={KUBERAY}"),
     *("--set", "replicas=2"),
     *("--set", "networkPolicy.enabled=true"),
 ]
@@ -249,6 +252,26 @@ def job(namespace: str, name: str, template: Object, labels: dict[str, str] | No
     return {"metadata": {"name": name, "namespace": namespace, "labels": labels or {}}, "spec": {"template": template}}
 
 
+def claiming(namespace: str, name: str, theirs: Object, labels: dict[str, str] | None = None) -> Object:
+    """A pod that says what the Job controller would have said about it: that this Job owns it and is yet to count it."""
+    uid = theirs["metadata"]["uid"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": theirs["metadata"]["name"], "uid": uid, "controller": True}
+    body = pod(namespace, name, {"metadata": {}, "spec": pod_spec("default")})
+    body["metadata"] |= {
+        "labels": {"batch.kubernetes.io/controller-uid": uid, "controller-uid": uid} | (labels or {}),
+        "ownerReferences": [owner],
+        "finalizers": ["batch.kubernetes.io/job-tracking"],
+    }
+    return body
+
+
+def succeeded(name: str, message: str) -> Object:
+    """The status of a pod whose container ended well and left a message."""
+    end = {"exitCode": 0, "message": message}
+    status = {"name": name, "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": end}}
+    return {"phase": "Succeeded", "containerStatuses": [status]}
+
+
 def replica_set(namespace: str, name: str, template: Object, labels: dict[str, str]) -> Object:
     labels = {**template["metadata"].get("labels", {}), **labels}
     spec = {**template["spec"], "restartPolicy": "Always"}
@@ -257,6 +280,11 @@ def replica_set(namespace: str, name: str, template: Object, labels: dict[str, s
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
     }
+
+
+def read_by_the_operator(namespace: str, job_name: str) -> Selection:
+    """What finetunejob/observe.py asks for."""
+    return Selection(namespace, labels=f"{JOB_LABEL}={job_name},{COMPONENT_LABEL}")
 
 
 MARKED = pytest.mark.parametrize(
@@ -325,6 +353,13 @@ async def absent(kube: Kube, resource: Resource, namespace: str | None, name: st
     return await kube.get(resource, namespace, name) is None
 
 
+LABELS = [
+    pytest.param({JOB_LABEL: "mine"}, id="with the job's label"),
+    pytest.param({JOB_LABEL: "mine", COMPONENT_LABEL: "report"}, id="with both labels"),
+    pytest.param({"graft.dev/anything": ""}, id="with a label that nobody reads yet"),
+]
+
+
 class TestPods:
     @MARKED
     async def test_nobody_creates_one_directly(self, forger: Kube, kube: Kube, namespace: str, template: Callable[[], Object]) -> None:
@@ -365,6 +400,58 @@ class TestPods:
         change = {"metadata": {"labels": {"graft.dev/component": "trainer"}}}
         assert await refused(forger.merge_patch(PODS, namespace, "foreign", change))
 
+    @pytest.mark.parametrize("labels", LABELS)
+    async def test_nobody_forges_what_a_job_left(
+        self, forger: Kube, kube: Kube, namespace: str, running: tuple[Object, Object], labels: dict[str, str]
+    ) -> None:
+        """Found in review: such a pod exits with 0 and a message of its own, and its Job is ours."""
+        body = claiming(namespace, "forged", running[0], labels)
+        assert "create a FineTuneJob instead" in (await refused(forger.create(PODS, body)) or "")
+        assert await refused(forger.apply(PODS, body))
+        assert await kube.get(PODS, namespace, "forged") is None
+
+    @pytest.mark.parametrize("labels", LABELS)
+    async def test_nor_later(
+        self, forger: Kube, kube: Kube, namespace: str, running: tuple[Object, Object], labels: dict[str, str]
+    ) -> None:
+        """Without a label of ours it may claim what it likes, and is not read; it does not get the label later."""
+        await forger.create(PODS, claiming(namespace, "claims-at-once", running[0]))
+        await forger.create(PODS, pod(namespace, "claims-later", {"metadata": {}, "spec": pod_spec("default")}))
+        change = claiming(namespace, "claims-later", running[0])["metadata"]
+        await forger.merge_patch(PODS, namespace, "claims-later", {"metadata": {key: change[key] for key in ("labels", "ownerReferences")}})
+        for name in ("claims-at-once", "claims-later"):
+            assert await refused(forger.merge_patch(PODS, namespace, name, {"metadata": {"labels": labels}}))
+        everything = {"metadata": {"labels": change["labels"] | labels, "ownerReferences": change["ownerReferences"]}}
+        assert await refused(forger.merge_patch(PODS, namespace, "claims-later", everything))
+        assert not await kube.list(PODS, read_by_the_operator(namespace, "mine"))
+
+    async def test_nor_does_a_job_of_one_s_own_bring_such_pods_to_adopt(self, forger: Kube, namespace: str) -> None:
+        """A Job with a selector of its own may label its pods as another Job's, and leave them behind."""
+        template = {"metadata": {"labels": {"mine": "yes", "batch.kubernetes.io/controller-uid": "ours", JOB_LABEL: "mine"}}}
+        body = job(namespace, "stray", template | {"spec": pod_spec("default")})
+        body["spec"] |= {"manualSelector": True, "selector": {"matchLabels": {"mine": "yes"}}}
+        assert await refused(forger.create(JOBS, body))
+
+    async def test_a_status_comes_from_nodes_alone(self, editor: Kube, kube: Kube, namespace: str, running: tuple[Object, Object]) -> None:
+        name, forged = running[1]["metadata"]["name"], {"status": succeeded("main", "forged")}
+        await editor.merge_patch(PODS, namespace, name, {**forged, "metadata": {"annotations": {"a": "b"}}})
+        await editor.create(PODS, {**pod(namespace, "foreign", {"metadata": {}, "spec": pod_spec("default")}), **forged})
+        for found in await kube.list(PODS, Selection(namespace)):
+            assert found["status"]["phase"] == "Pending"
+            assert "containerStatuses" not in found["status"]
+        with pytest.raises(Forbidden, match="pods/status"):
+            await editor.merge_patch(PODS, namespace, name, forged, subresource="status")
+
+    async def test_pods_of_other_jobs_are_left_alone(self, forger: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        """Also copies of them with all they have, as backup and virtual clusters make, under a name that could be one of ours."""
+        theirs = await forger.create(JOBS, job(namespace, "x-train-1a2b3c4d", {"metadata": {}, "spec": pod_spec("default")}))
+        made = await until(lambda: pod_of(kube, namespace))
+        name = made["metadata"]["name"]
+        assert made["metadata"]["ownerReferences"][0]["uid"] == theirs["metadata"]["uid"]
+        await forger.merge_patch(PODS, namespace, name, {"metadata": {"labels": {"x": "y"}}})
+        assert await forger.delete(PODS, namespace, name)
+        await forger.create(PODS, claiming(namespace, "copied", theirs, {"graft": "no-prefix", "example.com/graft.dev": "no-prefix"}))
+
     async def test_foreign_pods_are_left_alone(self, forger: Kube, namespace: str) -> None:
         await forger.create(PODS, pod(namespace, "foreign", {"metadata": {}, "spec": pod_spec("default")}))
         await forger.merge_patch(PODS, namespace, "foreign", {"metadata": {"labels": {"x": "y"}}})
@@ -387,6 +474,15 @@ class TestPods:
         names = [found["metadata"]["name"] for found in await kube.list(PODS, Selection(namespace))]
         assert any(name.startswith("server-") for name in names)
         assert not any(name.startswith("stray-") for name in names)
+
+    async def test_kuberay_brings_pods_but_not_for_a_job(self, acting: Act, namespace: str, running: tuple[Object, Object]) -> None:
+        kuberay = acting(KUBERAY, "system:masters")
+        await kuberay.create(PODS, pod(namespace, "worker", by_label()))
+        labelled_as_jobs = claiming(namespace, "stray", running[0], {COMPONENT_LABEL: "trainer"})
+        owned_by_job = pod(namespace, "stray", by_label())
+        owned_by_job["metadata"]["ownerReferences"] = labelled_as_jobs["metadata"].pop("ownerReferences")
+        for body in (labelled_as_jobs, owned_by_job):
+            assert "does not come from a Job" in (await refused(kuberay.create(PODS, body)) or "")
 
 
 async def strategic(kube: Kube, namespace: str, name: str, change: Object) -> Object:
@@ -443,9 +539,20 @@ class TestJobs:
         message = await refused(forger.create(JOBS, job(namespace, "forged", template())))
         assert "create a FineTuneJob instead" in (message or "")
 
-    async def test_nor_one_that_only_is_labelled_itself(self, forger: Kube, namespace: str) -> None:
+    @pytest.mark.parametrize("labels", LABELS)
+    async def test_nor_one_that_only_is_labelled(self, forger: Kube, namespace: str, labels: dict[str, str]) -> None:
         plain = {"metadata": {}, "spec": pod_spec("default")}
-        assert await refused(forger.create(JOBS, job(namespace, "forged", plain, {"graft.dev/component": "trainer"})))
+        assert await refused(forger.create(JOBS, job(namespace, "forged", plain, labels)))
+        assert await refused(forger.create(JOBS, job(namespace, "forged", plain | {"metadata": {"labels": labels}})))
+
+    async def test_nor_one_that_says_it_is_a_fine_tune_job_s(self, forger: Kube, namespace: str) -> None:
+        body = job(namespace, "forged", {"metadata": {}, "spec": pod_spec("default")})
+        await forger.create(JOBS, body | {"metadata": body["metadata"] | {"name": "plain"}})
+        owner = {"apiVersion": "graft.dev/v1alpha1", "kind": "FineTuneJob", "name": "mine", "uid": "u", "controller": True}
+        body["metadata"]["ownerReferences"] = [owner]
+        assert await refused(forger.create(JOBS, body))
+        for change in ({"ownerReferences": [owner]}, {"labels": {JOB_LABEL: "mine"}}):
+            assert await refused(forger.merge_patch(JOBS, namespace, "plain", {"metadata": change}))
 
     async def test_nor_through_a_cron_job(self, acting: Act, namespace: str) -> None:
         controller = acting(CONTROLLER.format("cronjob-controller"), "system:masters")
@@ -480,11 +587,7 @@ class TestJobs:
 
     async def test_an_expired_one_goes_by_itself(self, kube: Kube, operator: Kube, running: tuple[Object, Object], until: Wait) -> None:
         namespace, name = running[1]["metadata"]["namespace"], running[1]["metadata"]["name"]
-        ended = {"name": "main", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0}
-        ended["state"] = {"terminated": {"exitCode": 0}}
-        await kube.merge_patch(
-            PODS, namespace, name, {"status": {"phase": "Succeeded", "containerStatuses": [ended]}}, subresource="status"
-        )
+        await kube.merge_patch(PODS, namespace, name, {"status": succeeded("main", "")}, subresource="status")
         await operator.merge_patch(JOBS, namespace, "ours", {"spec": {"ttlSecondsAfterFinished": 0}})
         await until(lambda: absent(kube, JOBS, namespace, "ours"), 60)
         await until(lambda: absent(kube, PODS, namespace, name), 60)

@@ -35,7 +35,9 @@ EVERYTHING = (
 def helm() -> None:
     """A failure, not a skip: unit tests run first on a fresh machine, and nobody would notice that the chart was not tested."""
     if not HELM.exists():
-        pytest.fail(f"{HELM} is absent; `make unit` builds it, or: PYTHONPATH=devcluster python -m graft_devcluster build helm", pytrace=False)
+        pytest.fail(
+            f"{HELM} is absent; `make unit` builds it, or: PYTHONPATH=devcluster python -m graft_devcluster build helm", pytrace=False
+        )
 
 
 @pytest.fixture(scope="module")

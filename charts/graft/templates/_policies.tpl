@@ -56,7 +56,7 @@ graft-pods:
   # that exists. That a pod names a Job as controller, or has its labels, is no mark: whether that Job is ours cannot be seen from
   # here (its uid says nothing, and others have Jobs named x-train-1a2b3c4d, too), and to refuse it for all Jobs would break who
   # copies pods with all they have, such as vcluster, Liqo and restored backups. A pod that claims our Job without a label of ours
-  # can get itself counted by the Job controller, which costs a retry as deleting the real pod does; what it says is not read.
+  # may be counted by the Job controller and so end a run, as deleting the FineTuneJob does; what it says is not read.
   - name: is-a-pod-of-graft
     expression: >-
       [object, oldObject].exists(o, o != null && ({{ include "graft.labelled" "o" }} || {{ include "graft.speaks" "o.spec" }}))
