@@ -2,8 +2,8 @@
 Layout of the run folder and of the artifact in it.
 
     <run uri>/
-      dataset.lock.json                   written by the first attempt; later ones must match
-      attempt-N/                          everything that attempt N wrote, and nothing else
+      dataset.lock.json                   base model and data, written by the first attempt; later ones must match
+      attempt-N-<8 hex of the job's uid>/ everything that this attempt of this job wrote, and nothing else
         checkpoints/step-000120/...       with checkpoint.json, its own file list, written last
         trained/...                       the adapter that training ended with, with checkpoint.json
         evaluation.json
@@ -11,8 +11,10 @@ Layout of the run folder and of the artifact in it.
       commit.json                         one conditional PUT: names the attempt that won
 
 Nothing is taken for complete without its list: checkpoint.json, manifest.json or commit.json is written after what it lists.
+Once a result is committed, its pod removes all checkpoints and every other attempt's artifact/.
 """
 
+import hashlib
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,9 +34,13 @@ TRAINING_METRICS = "training_metrics.json"
 MODEL_CARD = "README.md"
 
 
-def attempt_folder(attempt: int) -> str:
-    """Return the folder that this attempt alone writes to, relative to the run folder."""
-    return f"attempt-{attempt}"
+def attempt_folder(attempt: int, job_uid: str) -> str:
+    """
+    Return the folder that this attempt alone writes to, relative to the run folder.
+
+    A job that is created again counts its attempts from 1 in the same run folder: its uid keeps it out of its namesake's folders.
+    """
+    return f"attempt-{attempt}-{hashlib.sha256(job_uid.encode()).hexdigest()[:8]}"
 
 
 class FileEntry(Model):
@@ -63,10 +69,28 @@ class SourceLock(Model):
     rows: Count
 
 
-class DatasetLock(Model):
-    """What this run's data is, for every attempt and for a later restore."""
+class BaseModelIdentity(Model):
+    """What the adapter belongs to. Agents refuse it on any other base."""
+
+    uri: str
+    digest: Digest
+    tokenizer_digest: Digest
+    chat_template_digest: Digest | None = None
+
+
+class BaseModelLock(Model):
+    """The base model as the first attempt found it."""
+
+    identity: BaseModelIdentity
+    listing: Digest | None = None
+    """Of names, sizes and etags: while it stays, nobody has to read the files again. None where a store has no etags."""
+
+
+class RunLock(Model):
+    """What this run's base model and data are, for every attempt and for a later restore."""
 
     version: Literal[1] = 1
+    base_model: BaseModelLock
     sources: list[SourceLock]
     holdout: SourceLock | None = None
     suites: list[SourceLock] = Field(default_factory=list)
@@ -83,15 +107,6 @@ class Commit(Model):
     """Path of the winner's manifest.json, relative to the run folder."""
     digest: Digest
     size_bytes: Count
-
-
-class BaseModelIdentity(Model):
-    """What the adapter belongs to. Agents refuse it on any other base."""
-
-    uri: str
-    digest: Digest
-    tokenizer_digest: Digest
-    chat_template_digest: Digest | None = None
 
 
 class GenerationSettings(Model):

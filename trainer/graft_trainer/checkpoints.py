@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft_api.artifact import CHECKPOINT_LIST, attempt_folder
+from graft_api.artifact import CHECKPOINT_LIST
 from graft_trainer import folder
 from graft_trainer.errors import EnvironmentFailureError
 from graft_trainer.store import Store
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"
 NOT_RESUMED = frozenset({"training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
 """training_args.bin is a pickle of everything; nothing here reads it."""
-STEP = re.compile(r"attempt-([0-9]+)/checkpoints/step-([0-9]+)/" + re.escape(CHECKPOINT_LIST))
+STEP = re.compile(r"(?P<folder>attempt-(?P<attempt>[0-9]+)-[0-9a-f]{8}/checkpoints/step-(?P<step>[0-9]+))/" + re.escape(CHECKPOINT_LIST))
 
 
 def name_of(step: int) -> str:
@@ -46,9 +46,9 @@ def seal(source: Path, checkpoints: Path, step: int) -> Path:
 class Uploader:
     """Copies sealed checkpoints to the store, one at a time, and keeps the newest ones and the best one there."""
 
-    def __init__(self, store: Store, attempt: int, checkpoints: Path, keep: int) -> None:
+    def __init__(self, store: Store, attempt_folder: str, checkpoints: Path, keep: int) -> None:
         self._store = store
-        self._below = f"{attempt_folder(attempt)}/checkpoints"
+        self._below = f"{attempt_folder}/checkpoints"
         self._checkpoints = checkpoints
         self._keep = keep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -113,7 +113,11 @@ def newest(store: Store, checkpoints: Path, output: Path) -> ResumePoint | None:
 
 def _steps(store: Store, checkpoints: Path) -> set[int]:
     here = {int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*") if (path / CHECKPOINT_LIST).is_file()}
-    return here | {int(found[2]) for entry in store.list("attempt-") if (found := STEP.fullmatch(entry.path))}
+    return here | {int(found["step"]) for found in _stored(store)}
+
+
+def _stored(store: Store) -> list[re.Match[str]]:
+    return [found for entry in store.list("attempt-") if (found := STEP.fullmatch(entry.path))]
 
 
 def _bring(store: Store, checkpoints: Path, output: Path, step: int) -> Path | None:
@@ -131,12 +135,10 @@ def _bring(store: Store, checkpoints: Path, output: Path, step: int) -> Path | N
 
 
 def _download(store: Store, target: Path, step: int) -> bool:
-    attempts = sorted(
-        (int(found[1]) for entry in store.list("attempt-") if (found := STEP.fullmatch(entry.path)) and int(found[2]) == step), reverse=True
-    )
-    for attempt in attempts:
+    found = [match for match in _stored(store) if int(match["step"]) == step]
+    for match in sorted(found, key=lambda match: int(match["attempt"]), reverse=True):
         shutil.rmtree(target, ignore_errors=True)
-        if folder.fetch_sealed(store, f"{attempt_folder(attempt)}/checkpoints/{name_of(step)}", target) is not None:
+        if folder.fetch_sealed(store, match["folder"], target) is not None:
             return True
     shutil.rmtree(target, ignore_errors=True)
     return False

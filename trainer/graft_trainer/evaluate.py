@@ -59,7 +59,7 @@ def evaluate(manifest: RunManifest, arms: Callable[[], Arms], store: Store, work
         suites = list(_suites(manifest.spec, arms(), work))
         record = EvaluationRecord(trained=trained, suites=suites, accepted=accepted(suites))
         save(work.evaluation, record)
-        store.write(f"{attempt_folder(attempt)}/{EVALUATION}", canonical_json(record.to_json()))
+        store.write(f"{attempt_folder(attempt, manifest.job.uid)}/{EVALUATION}", canonical_json(record.to_json()))
     for suite in record.suites:
         logger.info("suite %s: %s", suite.suite, suite.message)
     return record

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft_api.artifact import BaseModelIdentity, FileEntry
+from graft_api.artifact import BaseModelIdentity, BaseModelLock, FileEntry
 from graft_api.finetunejob import BaseModelSource
 from graft_api.reports import Reason
 from graft_api.schema import canonical_json
@@ -15,7 +15,7 @@ from graft_trainer.errors import BadInputError, EnvironmentFailureError
 from graft_trainer.folder import PARALLEL, folder_digest, list_files
 from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.sources import find_base_model
-from graft_trainer.store import Store
+from graft_trainer.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,12 @@ class BaseModel:
     """The base model on this machine."""
 
     path: Path
-    identity: BaseModelIdentity
+    lock: BaseModelLock
+
+    @property
+    def identity(self) -> BaseModelIdentity:
+        """What the adapter will belong to."""
+        return self.lock.identity
 
     @property
     def has_chat_template(self) -> bool:
@@ -40,6 +45,7 @@ class BaseModel:
 def fetch(source: BaseModelSource, mounts: Mounts) -> BaseModel:
     """Bring the base model here and check it. A folder that is on this machine already is used where it is."""
     store = find_base_model(source, mounts)
+    listed = listing(store.list(""))  # before the copy: what changes meanwhile is read again next time
     path = store.local("") or _copy(store, WorkFolder(mounts.work).model)
     files = list_files(path)
     check_files(files, str(source.uri))
@@ -48,7 +54,14 @@ def fetch(source: BaseModelSource, mounts: Mounts) -> BaseModel:
         message = f"spec.baseModel.digest: {source.uri} has {digest}, but {source.digest} is expected; correct the digest or the folder"
         raise BadInputError(Reason.DIGEST_MISMATCH, message)
     logger.info("base model %s: %d files, %s", source.uri, len(files), digest)
-    return BaseModel(path, identity(path, files, str(source.uri), digest))
+    return BaseModel(path, BaseModelLock(identity=identity(path, files, str(source.uri), digest), listing=listed))
+
+
+def listing(entries: list[Entry]) -> str | None:
+    """Return a digest over what a store says of its objects, or None if it gives them no versions."""
+    if not all(entry.version for entry in entries):
+        return None
+    return _text_digest("".join(f"{entry.version}  {entry.size_bytes}  {entry.path}\n" for entry in entries))
 
 
 def check_files(files: list[FileEntry], uri: str) -> None:

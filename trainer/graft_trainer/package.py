@@ -15,10 +15,10 @@ from graft_api.artifact import (
     TRAINING_CONFIG,
     TRAINING_METRICS,
     ArtifactManifest,
-    DatasetLock,
     FileEntry,
     GenerationSettings,
     Probes,
+    RunLock,
 )
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json
@@ -38,7 +38,7 @@ class Contents:
     manifest: RunManifest
     attempt: int
     base: BaseModel
-    lock: DatasetLock
+    lock: RunLock
     outcome: Outcome
     evaluation: EvaluationRecord
     probes: Probes

@@ -1,33 +1,34 @@
-"""Data: gates, split, mixture and order, then the checks against the spec's minimums and the lock for later attempts."""
+"""Data: gates, split, mixture and order, then the checks against the spec's minimums."""
 
 import hashlib
 import logging
 from pathlib import Path
 
-from graft_api.artifact import DATASET_LOCK, DatasetLock
+from graft_api.artifact import RunLock
 from graft_api.finetunejob import DatasetSummary, FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
-from graft_api.schema import canonical_json
 from graft_trainer.errors import BadInputError
+from graft_trainer.fetch import BaseModel
 from graft_trainer.folder import file_sha256
 from graft_trainer.layout import Mounts, WorkFolder
+from graft_trainer.lock import keep_or_compare
 from graft_trainer.mixture import write_in_order
-from graft_trainer.sources import DataFile, find_data
+from graft_trainer.sources import find_data
 from graft_trainer.split import HOLDOUT, TRAIN, VALIDATION, Counts, foreign_rows, lock_of, new_gate, split
 from graft_trainer.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(manifest: RunManifest, store: Store, mounts: Mounts, *, chat: bool) -> DatasetLock:
-    """Write the three sets into the work folder, check them, and lock them for every later attempt."""
-    spec = manifest.spec
+def prepare(manifest: RunManifest, base: BaseModel, store: Store, mounts: Mounts) -> RunLock:
+    """Write the three sets into the work folder, check them, and lock them and the base for every later attempt."""
+    spec, chat = manifest.spec, base.has_chat_template
     files = find_data(spec, mounts)
     folder = WorkFolder(mounts.work).data
     folder.mkdir(parents=True, exist_ok=True)
     (folder / HOLDOUT).write_bytes(b"")
-    paths = {file.uri: _local(file, folder, number) for number, file in enumerate(files.all())}
+    paths = {file.uri: file.bring(folder, number) for number, file in enumerate(files.all())}
     foreign = foreign_rows(files.holdout, paths, folder / HOLDOUT, spec, chat=chat)
     for name, file in files.suites.items():
         foreign |= foreign_rows(file, paths, suite_file(folder, name), spec, chat=chat)
@@ -36,13 +37,14 @@ def prepare(manifest: RunManifest, store: Store, mounts: Mounts, *, chat: bool) 
     trained = write_in_order(parts, spec, folder / TRAIN)
     summary = _summary(folder, gate.counts, trained)
     check(summary, gate.counts, spec)
-    lock = DatasetLock(
+    lock = RunLock(
+        base_model=base.lock,
         sources=locks,
         holdout=lock_of(files.holdout, paths, _lines(folder / HOLDOUT)) if files.holdout else None,
         suites=[lock_of(file, paths, _lines(suite_file(folder, name))) for name, file in sorted(files.suites.items())],
         summary=summary,
     )
-    _keep_or_compare(store, lock)
+    keep_or_compare(store, lock)
     logger.info(
         "data: %d to train, %d validation, %d hold-out, %d negatives, %d rejected",
         summary.train, summary.validation, summary.holdout, summary.negatives, summary.rejected,
@@ -78,50 +80,6 @@ def check(summary: DatasetSummary, counts: Counts, spec: FineTuneJobSpec) -> Non
             f'spec.dataset.negatives: {share:.2%} of the rows are negatives, but minFraction is {wanted:.2%}; add rows with "label": false'
         )
         raise BadInputError(Reason.TOO_FEW_EXAMPLES, message)
-
-
-def check_lock(manifest: RunManifest, mounts: Mounts, store: Store) -> None:
-    """Refuse to report a committed result if the data behind it is no longer the same. Files are read only where versions differ."""
-    content = store.read(DATASET_LOCK)
-    if content is None:
-        raise BadInputError(Reason.DATA_CHANGED, f"{store.uri} has a committed result but no {DATASET_LOCK}; restore it")
-    lock = DatasetLock.model_validate_json(content)
-    locked = [*lock.sources, *([lock.holdout] if lock.holdout else []), *lock.suites]
-    folder = WorkFolder(mounts.work).data
-    for number, (file, before) in enumerate(zip(find_data(manifest.spec, mounts).all(), locked, strict=True)):
-        unchanged = file.entry.version and file.entry.version == before.version
-        if not unchanged and file_sha256(_local(file, folder, number)) != before.sha256:
-            raise _changed(store, file.uri)
-
-
-def _keep_or_compare(store: Store, lock: DatasetLock) -> None:
-    if store.create(DATASET_LOCK, canonical_json(lock.to_json())):
-        return
-    content = store.read(DATASET_LOCK)
-    before = DatasetLock.model_validate_json(content or b"")
-    for old, new in zip([*before.sources, *before.suites], [*lock.sources, *lock.suites], strict=True):
-        if old.sha256 != new.sha256:
-            raise _changed(store, new.uri)
-    if before.holdout and lock.holdout and before.holdout.sha256 != lock.holdout.sha256:
-        raise _changed(store, lock.holdout.uri)
-    if before.summary != lock.summary:
-        raise BadInputError(
-            Reason.DATA_CHANGED, f"{store.uri}: the split differs from {DATASET_LOCK} although the sources are the same; use a new job name"
-        )
-
-
-def _changed(store: Store, uri: str) -> BadInputError:
-    message = f"{uri} is not what an earlier attempt of this run locked ({store.uri}/{DATASET_LOCK}); put it back, or use a new job name"
-    return BadInputError(Reason.DATA_CHANGED, message)
-
-
-def _local(file: DataFile, folder: Path, number: int) -> Path:
-    here = file.local()
-    if here is not None:
-        return here
-    target = folder / f"source-{number}.jsonl"
-    file.store.download(file.entry.path, target)
-    return target
 
 
 def _summary(folder: Path, counts: Counts, trained: int) -> DatasetSummary:

@@ -25,6 +25,15 @@ class DataFile:
         """Return where it lies, if that is on this machine."""
         return self.store.local(self.entry.path)
 
+    def bring(self, folder: Path, number: int) -> Path:
+        """Return where it lies on this machine, after copying it into `folder` as the `number`th source if it has to be."""
+        here = self.local()
+        if here is not None:
+            return here
+        target = folder / f"source-{number}.jsonl"
+        self.store.download(self.entry.path, target)
+        return target
+
 
 @dataclass(frozen=True)
 class DataFiles:

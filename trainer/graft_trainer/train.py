@@ -48,11 +48,12 @@ def train(manifest: RunManifest, base: BaseModel, admission: Admission, store: S
         logger.info("training was complete at step %d: not repeated", outcome.step)
         return outcome
     plan = _plan(manifest, base, admission, store, mounts)
-    _run(plan, manifest.spec.workers.gpus_per_worker, mounts)
+    gpus = manifest.spec.workers.gpus_per_worker
+    run_workers(plan, max(1, gpus), gpus, mounts)
     if work.stop.exists():
         raise EnvironmentFailureError(Reason.UNEXPECTED, "the pod was asked to go; a later attempt goes on from the last checkpoint")
     outcome = _outcome(work)
-    _store_trained(store, work, admission.attempt)
+    _store_trained(store, work, plan.attempt_folder)
     return outcome
 
 
@@ -72,7 +73,7 @@ def _plan(manifest: RunManifest, base: BaseModel, admission: Admission, store: S
         logger.info("resuming from step %d", resume.step)
     return TrainingPlan(
         spec=spec,
-        attempt=admission.attempt,
+        attempt_folder=attempt_folder(admission.attempt, manifest.job.uid),
         run_uri=manifest.run_uri,
         credentials=mounts.credentials,
         work=work,
@@ -99,14 +100,14 @@ def threads() -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
 
 
-def _run(plan: Any, gpus: int, mounts: Mounts) -> None:  # noqa: ANN401
+def run_workers(plan: Any, workers: int, gpus: int, mounts: Mounts) -> None:  # noqa: ANN401
+    """Train with so many workers; what fails in one of them is raised here."""
     from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415 - imports torch
     from ray.train.torch import TorchTrainer  # noqa: PLC0415
 
     from graft_trainer import training_loop  # noqa: PLC0415
 
     logging.getLogger("ray").setLevel(logging.WARNING)
-    workers = int(os.environ.get("GRAFT_TRAINER_WORKERS", gpus))
     several = workers > 1
     with _cluster(workers, gpus) if several else contextlib.nullcontext():
         trainer = TorchTrainer(
@@ -116,7 +117,7 @@ def _run(plan: Any, gpus: int, mounts: Mounts) -> None:  # noqa: ANN401
                 num_workers=workers if several else 0, use_gpu=gpus > 0, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
             ),
             # A run name that was used before silently resumes that run.
-            run_config=RunConfig(name=attempt_folder(plan.attempt), storage_path=str(mounts.work / "ray")),
+            run_config=RunConfig(name=plan.attempt_folder, storage_path=str(mounts.work / "ray")),
         )
         try:
             trainer.fit()
@@ -194,6 +195,6 @@ def _outcome(work: WorkFolder) -> Outcome:
     return outcome
 
 
-def _store_trained(store: Store, work: WorkFolder, attempt: int) -> None:
+def _store_trained(store: Store, work: WorkFolder, below: str) -> None:
     files = [str(path.relative_to(work.trained)) for path in work.trained.rglob("*") if path.is_file() and path.name != CHECKPOINT_LIST]
-    folder.upload(store, work.trained, files, f"{attempt_folder(attempt)}/trained", CHECKPOINT_LIST)
+    folder.upload(store, work.trained, files, f"{below}/trained", CHECKPOINT_LIST)

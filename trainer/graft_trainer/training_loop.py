@@ -49,7 +49,7 @@ class TrainingPlan:
     """Everything that a worker needs to know."""
 
     spec: FineTuneJobSpec
-    attempt: int
+    attempt_folder: str
     run_uri: str
     credentials: Path
     work: WorkFolder
@@ -90,7 +90,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         self._tokens: tuple[float, float] | None = None
         keep = plan.spec.training.checkpoints.keep if plan.spec.training and plan.spec.training.checkpoints else None
         store = open_store(plan.run_uri, plan.credentials)
-        self._uploader = checkpoints.Uploader(store, plan.attempt, plan.work.checkpoints, keep or 2) if rank == 0 else None
+        self._uploader = checkpoints.Uploader(store, plan.attempt_folder, plan.work.checkpoints, keep or 2) if rank == 0 else None
 
     def close(self) -> None:
         """Wait for the last checkpoint."""

@@ -1,17 +1,15 @@
 """Read everything that one decision needs, once."""
 
 import asyncio
-import json
 from typing import Any
 
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
-from graft_api.run import MANIFEST_KEY, RunManifest
 from graft_api.schema import Invalid, parse
 from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, JOBS, PODS
 from graft_operator.finetunejob import children
 from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL, Parent
-from graft_operator.finetunejob.observed import Observed, read_job, read_pod
+from graft_operator.finetunejob.observed import Observed, read_job, read_pod, read_run
 from graft_operator.reports.policies import PolicyGuard
 
 Manifest = dict[str, Any]
@@ -39,7 +37,7 @@ async def observe(kube: Kube, guard: PolicyGuard, resource: Manifest) -> Observe
         spec=_spec(resource),
         status=status,
         run_uid=run["metadata"]["uid"] if run else None,
-        frozen=parse(RunManifest, json.loads(run["data"][MANIFEST_KEY])) if run else None,
+        frozen=read_run(run) if run else None,
         jobs=tuple(map(read_job, ours)),
         pods=tuple(pod for pod in map(read_pod, pods) if pod.job_uid in uids),
         adapter=adapter,

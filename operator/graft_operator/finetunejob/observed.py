@@ -1,13 +1,13 @@
 """What one pass knows, as values; reading it is `observe.py`, judging it `decide.py`."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from graft_api import resolve
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, Phase
 from graft_api.reports import TerminalResult
-from graft_api.run import RunManifest
+from graft_api.run import MANIFEST_KEY, RunManifest
 from graft_api.schema import Invalid, parse
 from graft_operator.finetunejob.children import COMPONENT_LABEL, LAUNCH_ANNOTATION, Parent
 
@@ -91,6 +91,18 @@ class Observed:
             return self.spec
         return self.frozen.spec if isinstance(self.spec, Invalid) else resolve.with_live_fields(self.frozen.spec, self.spec)
 
+    def with_child(self, child: Manifest) -> "Observed":
+        """Return what is known with a child in it that was just created."""
+        match child["kind"]:
+            case "ConfigMap":
+                return replace(self, run_uid=child["metadata"]["uid"], frozen=read_run(child))
+            case "Job":
+                return replace(self, jobs=(*self.jobs, read_job(child)))
+            case "Adapter":
+                return replace(self, adapter=child)
+            case kind:
+                raise AssertionError(f"{kind} is no child of a FineTuneJob")
+
     def launch(self, number: int) -> Job | None:
         """Return the Job of a launch."""
         return next((job for job in self.jobs if job.launch == number), None)
@@ -122,6 +134,11 @@ class View:
     message: str
     extra: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """Conditions beyond the phase's own row: status, reason, message."""
+
+
+def read_run(config_map: Manifest) -> RunManifest:
+    """Read the frozen spec."""
+    return parse(RunManifest, json.loads(config_map["data"][MANIFEST_KEY]))
 
 
 def read_pod(pod: Manifest) -> Pod:

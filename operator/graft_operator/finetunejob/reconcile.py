@@ -1,7 +1,9 @@
 """The lines that connect observing, deciding and acting."""
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, assert_never
 
 from graft_api import resolve
@@ -11,7 +13,7 @@ from graft_api.run import Reporting, RunIdentity, RunManifest
 from graft_api.schema import parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.controller import Outcome
-from graft_operator.engine.errors import AlreadyExists, Forbidden
+from graft_operator.engine.errors import AlreadyExists, Forbidden, NotYet
 from graft_operator.engine.errors import Invalid as RefusedByServer
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube
@@ -50,24 +52,24 @@ class FineTuneJobs:
     """Carries CA and service account into workload namespaces."""
 
     async def reconcile(self, key: Key) -> Outcome:
-        """Bring one job a step further. Creations are observed again before the next decision; status is written once."""
+        """Bring one job a step further. What was created counts as observed in the next decision; status is written once."""
         resource = await self.kube.get(FINE_TUNE_JOBS, key.namespace, key.name)
         if resource is None or "deletionTimestamp" in resource["metadata"]:
             return Outcome()  # children go with their owner
         if (resource.get("status") or {}).get("phase") not in TERMINAL:
             # Every pass, not only the first: a renewed authority must reach the namespaces of running jobs. Cached.
             await self.trust.ensure(key.namespace)
-        current = resource
+        observed = await observe(self.kube, self.guard, resource)
         for _ in range(MAX_CREATIONS):
-            observed = await observe(self.kube, self.guard, current)
             decision = decide.decide(observed, self.settings, self.clock.now())
             if decision.before is None:
                 break
             LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(decision.before))
-            if refusal := await self._try_to_create(observed, decision):
-                decision = refusal
+            created = await self._try_to_create(observed, decision)
+            if isinstance(created, decide.Decision):
+                decision = created
                 break
-            current = resource | {"status": decision.status.to_json()}
+            observed = replace(observed, status=decision.status).with_child(created)
         await self._record(resource, key, decision)
         return Outcome(requeue_after=decision.requeue_after)
 
@@ -81,11 +83,11 @@ class FineTuneJobs:
             LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(action))
             await self._remove(key.namespace, action)
 
-    async def _try_to_create(self, observed: Observed, decision: decide.Decision) -> decide.Decision | None:
-        """Create, or return what to say instead: a refusal belongs into the status, not only into our log."""
+    async def _try_to_create(self, observed: Observed, decision: decide.Decision) -> Manifest | decide.Decision:
+        """Return the child, or what to say instead: a refusal belongs into the status, not only into our log."""
         now = self.clock.now()
         try:
-            await self._create(observed, decision)
+            return await self._create(observed, decision)
         except NameTaken as taken:
             return decide.refused(observed, now, Failure(reason="NameConflict", message=str(taken)))
         except RefusedByServer as refusal:
@@ -93,43 +95,44 @@ class FineTuneJobs:
             return decide.refused(observed, now, Failure(reason="InvalidSpec", message=told[:1000]))
         except Forbidden as refusal:
             return decide.forbidden(observed, now, str(refusal))
-        return None
 
-    async def _create(self, observed: Observed, decision: decide.Decision) -> None:
+    async def _create(self, observed: Observed, decision: decide.Decision) -> Manifest:
         parent, spec, status = observed.parent, observed.spec, decision.status
         if not isinstance(decision.before, decide.StartRun):
             spec = observed.running_spec()
         assert isinstance(spec, FineTuneJobSpec)  # noqa: S101 - decide() creates nothing for an invalid spec
         match decision.before:
             case decide.StartRun():
-                await self.trust.ensure(parent.namespace, afresh=True)
-                await self._post(CONFIG_MAPS, children.run_manifest(parent, self._manifest(observed, spec)), parent.uid)
+                body = children.run_manifest(parent, self._manifest(observed, spec))
+                made, _ = await asyncio.gather(self._post(CONFIG_MAPS, body, parent.uid), self.trust.ensure(parent.namespace, afresh=True))
+                return made
             case decide.StartJob(launch=launch):
-                await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)
+                return await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)
             case decide.StartReport():
                 image = status.resolved.image if status.resolved else self.settings.trainer_image
-                await self._post(JOBS, children.report_job(parent, spec, image, self.settings.pull_policy), parent.uid)
+                return await self._post(JOBS, children.report_job(parent, spec, image, self.settings.pull_policy), parent.uid)
             case decide.CreateAdapter():
                 assert status.artifact and status.outcome  # noqa: S101, PT018 - recorded before an adapter is asked for
                 body = children.adapter(parent, spec, status.artifact, status.outcome.base_model_digest)
-                await self._post(ADAPTERS, body, None)
+                return await self._post(ADAPTERS, body, None)
             case None:
                 raise AssertionError("called without anything to create")
             case _:
                 assert_never(decision.before)
 
-    async def _post(self, resource: Resource, body: Manifest, owner_uid: str | None) -> None:
-        """Create, or find what an earlier pass created. Never overwrites."""
+    async def _post(self, resource: Resource, body: Manifest, owner_uid: str | None) -> Manifest:
+        """Create, or find what an earlier pass created. Never overwrites. An Adapter has no owner: decide() compares its digest."""
+        metadata = body["metadata"]
         try:
-            await self.kube.create(resource, body)
+            return await self.kube.create(resource, body)
         except AlreadyExists:
-            if owner_uid is None:
-                return  # an Adapter: decide() compares its digest
-            metadata = body["metadata"]
             existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
-            if existing is not None and not is_controlled_by(existing, owner_uid):
+            if existing is None:
+                raise NotYet(f"{metadata['name']} is being deleted", timedelta(seconds=1)) from None
+            if owner_uid is not None and not is_controlled_by(existing, owner_uid):
                 kind, name = body["kind"], metadata["name"]
                 raise NameTaken(f"{kind} {name} exists and belongs to somebody else; delete or rename it") from None
+            return existing
 
     async def _remove(self, namespace: str, action: decide.Remove) -> None:
         match action:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -51,8 +52,10 @@ class Trust:
         digest = hashlib.sha256(bundle.encode()).digest()
         if not afresh and self._is_applied(namespace, digest):
             return
-        await self._kube.apply(CONFIG_MAPS, ca_config_map(namespace, bundle))
-        await self._kube.apply(SERVICE_ACCOUNTS, trainer_service_account(namespace))
+        await asyncio.gather(
+            self._kube.apply(CONFIG_MAPS, ca_config_map(namespace, bundle)),
+            self._kube.apply(SERVICE_ACCOUNTS, trainer_service_account(namespace)),
+        )
         self._remember(namespace, digest)
 
     def _is_applied(self, namespace: str, digest: bytes) -> bool:
