@@ -169,7 +169,7 @@ def show(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     for stage, seconds in ours["stages"].items():
         print(f"{stage:<28}{seconds:>10.1f}{theirs['whole'] if stage == 'train' else '':>14{'.1f' if stage == 'train' else ''}}")
     print(f"{'  training loop alone':<28}{ours['loop']:>10.1f}{theirs['loop']:>14.1f}")
-    print(f"{'preflight, publish, starts':<28}{ours['whole'] - sum(ours['stages'].values()):>10.1f}")
+    print(f"{'starts of three processes':<28}{ours['whole'] - sum(ours['stages'].values()):>10.1f}")
     print(f"{'whole':<28}{ours['whole']:>10.1f}{theirs['whole']:>14.1f}")
     print(f"{'steps':<28}{ours['steps']:>10}{theirs['steps']:>14}")
     print(f"{'mean training loss':<28}{ours['loss']:>10.4f}{theirs['loss']:>14.4f}\n")

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,8 @@ def manifest_of(job: FineTuneJob) -> RunManifest:
     spec = resolve.resolve(job.spec)
     namespace, name = str(job.metadata.get("namespace", "default")), str(job.metadata.get("name", "job"))
     return RunManifest(
-        job=RunIdentity(namespace=namespace, name=name, uid="local"),
+        # Of this very run: its attempts write to no other run's folders, and what it finds committed is an earlier run's.
+        job=RunIdentity(namespace=namespace, name=name, uid=f"local-{secrets.token_hex(8)}"),
         spec_hash=resolve.spec_hash(spec),
         run_uri=resolve.run_uri(spec, namespace, name),
         spec=spec,
@@ -118,7 +120,6 @@ def _succeeded(manifest: RunManifest, result: Result, signing_key: Path) -> str:
         for s in result.evaluation
     ]
     seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in result.stage_seconds.items())
-    folder = result.artifact.uri.removeprefix("file://")
     return "\n".join(
         [
             "",
@@ -129,10 +130,20 @@ def _succeeded(manifest: RunManifest, result: Result, signing_key: Path) -> str:
             f"adapter@{result.artifact.digest}, {result.artifact.size_bytes / 1e6:.1f} MB",
             "",
             "Verify its signature:",
-            f"  openssl ec -in {signing_key} -pubout -out public.pem",
-            f"  python -m model_signing verify key --public_key public.pem --signature {folder}/{SIGNATURE} {folder}",
+            *(f"  {command}" for command in verification(result.artifact.uri, signing_key)),
         ]
     )
+
+
+def verification(uri: str, signing_key: Path) -> list[str]:
+    """Return the commands that check a published folder's signature; the tool reads local files only."""
+    folder = uri.removeprefix("file://") if uri.startswith("file://") else "adapter"
+    download = [] if uri.startswith("file://") else [f"aws s3 cp --recursive {uri} {folder}    # or: mc, rclone"]
+    return [
+        *download,
+        f"openssl ec -in {signing_key} -pubout -out public.pem",
+        f"python -m model_signing verify key --public_key public.pem --signature {folder}/{SIGNATURE} {folder}",
+    ]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -79,7 +79,7 @@ def fetch_sealed(store: Store, below: str, target: Path) -> CheckpointList | Non
     except ValidationError:
         return None
     sizes = {entry.path: entry.size_bytes for entry in store.list(f"{below}/")}
-    if any(sizes.get(f"{below}/{file.path}") != file.size_bytes or not _inside(file.path) for file in listed.files):
+    if any(sizes.get(f"{below}/{file.path}") != file.size_bytes or not inside(file.path) for file in listed.files):
         return None
     with ThreadPoolExecutor(PARALLEL) as pool:
         for done in [pool.submit(store.download, f"{below}/{file.path}", target / file.path) for file in listed.files]:
@@ -88,5 +88,6 @@ def fetch_sealed(store: Store, below: str, target: Path) -> CheckpointList | Non
     return sealed(target)
 
 
-def _inside(path: str) -> bool:
+def inside(path: str) -> bool:
+    """Whether a listed path stays below its folder."""
     return not Path(path).is_absolute() and ".." not in Path(path).parts

@@ -87,6 +87,11 @@ class WorkFolder:
         return self.root / "package"
 
     @property
+    def committed(self) -> Path:
+        """A copy of the artifact that an earlier attempt committed, to check its signature."""
+        return self.root / "committed"
+
+    @property
     def stages(self) -> Path:
         """Seconds of each stage so far."""
         return self.root / "stages.json"

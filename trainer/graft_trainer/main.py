@@ -65,9 +65,11 @@ def train(mounts: Mounts) -> None:
 
 def publish(mounts: Mounts) -> None:
     """See `graft_trainer.publish`."""
+    from graft_trainer.publish import clear_up  # noqa: PLC0415
     from graft_trainer.publish import publish as run  # noqa: PLC0415
 
     _tell(mounts, run(mounts))
+    clear_up(mounts)
 
 
 def report(mounts: Mounts) -> None:

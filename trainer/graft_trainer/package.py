@@ -20,6 +20,7 @@ from graft_api.artifact import (
     Probes,
     RunLock,
 )
+from graft_api.finetunejob import Stage
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json
 from graft_trainer import folder
@@ -44,7 +45,7 @@ class Contents:
     probes: Probes
 
 
-def write_package(contents: Contents, trained: Path, target: Path, seconds: Mapping[str, float]) -> None:
+def write_package(contents: Contents, trained: Path, target: Path, seconds: Mapping[Stage, float]) -> None:
     """Write the folder anew. Without manifest.json it counts for nothing, so a kill half way leaves nothing to publish."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -109,7 +110,7 @@ def _training_config(contents: Contents) -> dict[str, object]:
     }
 
 
-def _training_metrics(contents: Contents, seconds: Mapping[str, float]) -> dict[str, object]:
+def _training_metrics(contents: Contents, seconds: Mapping[Stage, float]) -> dict[str, object]:
     outcome = contents.outcome
     return {
         "steps": outcome.step,

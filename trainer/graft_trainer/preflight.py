@@ -12,19 +12,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from graft_api.artifact import attempt_folder
+from graft_api.finetunejob import Progress
 from graft_api.reports import Reason
 from graft_api.resolve import unsupported
 from graft_api.run import RunManifest
 from graft_evaluation.scorers import ScorerInvalidError, build
 from graft_trainer import hyperparameters
-from graft_trainer.commit import read_commit
+from graft_trainer.commit import find_committed
 from graft_trainer.errors import BadInputError
 from graft_trainer.layout import Mounts, WorkFolder
+from graft_trainer.lock import check_lock
 from graft_trainer.operator_client import OperatorClient
-from graft_trainer.prepare import check_lock
 from graft_trainer.records import Admission, read_manifest, save
+from graft_trainer.reporter import post
 from graft_trainer.sources import find_base_model, find_data
 from graft_trainer.store import Store, open_store
+from graft_trainer.timer import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +38,21 @@ CURVES = ("secp256r1", "secp384r1")
 def preflight(mounts: Mounts) -> Admission:
     """Claim, check, and leave word for the containers that follow."""
     manifest = read_manifest(mounts.run)
-    store = open_store(manifest.run_uri, mounts.credentials)
+    work = WorkFolder(mounts.work)
+    work.stages.unlink(missing_ok=True)  # a folder that is used again (`graft run --work`)
     attempt = claim(manifest, mounts)
     if attempt is not None:  # so that what is found below is reported as this attempt's failure
-        save(WorkFolder(mounts.work).claim, Admission(attempt=attempt, conditional_writes=False))
+        save(work.claim, Admission(attempt=attempt, conditional_writes=False))
+    with Timer(work).stage("preflight"):
+        admission = admit(manifest, mounts, attempt)
+    save(work.claim, admission)
+    logger.info("attempt %d may work", admission.attempt)
+    return admission
+
+
+def admit(manifest: RunManifest, mounts: Mounts, attempt: int | None) -> Admission:
+    """Check everything; without an operator that granted one, take an attempt of our own."""
+    store = open_store(manifest.run_uri, mounts.credentials)
     check_settings(manifest)
     check_signing_key(manifest, mounts)
     conditional = store.check_writable()
@@ -48,28 +62,29 @@ def preflight(mounts: Mounts) -> Admission:
         )
     find_base_model(manifest.spec.base_model, mounts)
     find_data(manifest.spec, mounts)
-    committed = read_commit(store)
+    committed = find_committed(store, manifest)
     if committed is not None:
         check_lock(manifest, mounts, store)
-        logger.info("attempt %d of this run committed its result, and the data is the same: nothing to train", committed.attempt)
-    admission = Admission(attempt=attempt or take_attempt(store), conditional_writes=conditional, committed=committed)
-    save(WorkFolder(mounts.work).claim, admission)
-    logger.info("attempt %d may work", admission.attempt)
-    return admission
+        logger.info("attempt %d of this run committed its result, base and data are the same: nothing to train", committed.record.attempt)
+    taken = attempt or take_attempt(store, manifest.job.uid)
+    return Admission(attempt=taken, conditional_writes=conditional, committed=committed is not None)
 
 
 def claim(manifest: RunManifest, mounts: Mounts) -> int | None:
     """Return the attempt that the operator grants, or None where there is no operator to ask."""
     if manifest.reporting is None:
         return None
-    return OperatorClient(manifest.job, manifest.reporting, mounts.token, mounts.ca).claim()
+    client = OperatorClient(manifest.job, manifest.reporting, mounts.token, mounts.ca)
+    attempt = client.claim()
+    post(client, attempt, Progress(stage="preflight"))
+    return attempt
 
 
-def take_attempt(store: Store) -> int:
+def take_attempt(store: Store, job_uid: str) -> int:
     """Without an operator: take the first number above every attempt that left anything behind, so that no two runs share one."""
-    numbers = (re.match(r"attempt-([0-9]+)/", entry.path) for entry in store.list("attempt-"))
+    numbers = (re.match(r"attempt-([0-9]+)-[0-9a-f]{8}/", entry.path) for entry in store.list("attempt-"))
     attempt = 1 + max((int(found[1]) for found in numbers if found), default=0)
-    while not store.create(f"{attempt_folder(attempt)}/{CLAIM}", b"{}"):
+    while not store.create(f"{attempt_folder(attempt, job_uid)}/{CLAIM}", b"{}"):
         attempt += 1
     return attempt
 

@@ -6,7 +6,6 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
-from graft_api.artifact import Commit
 from graft_api.finetunejob import SuiteResult
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
@@ -22,8 +21,8 @@ class Admission(Model):
     attempt: Annotated[int, Field(ge=1)]
     conditional_writes: bool
     """The store refuses to replace where it is told not to. If it does not, only the operator's accepted report decides."""
-    committed: Commit | None = None
-    """An earlier run's result, on the same data: nothing is left to train."""
+    committed: bool = False
+    """There is a result already, on the same base and data: nothing is left to train. Its checks are publish's own."""
 
 
 class Outcome(Model):

@@ -27,8 +27,12 @@ REFUSED = frozenset(
 )
 """The last one is what versitygw says of an access key that it does not know."""
 ABSENT = frozenset({"NoSuchKey", "NoSuchObject", "NotFound"})
+STATUS_CODES = {403: "AccessDenied", 404: "NoSuchBucket"}
+"""What a PUT without an answer in S3's words can only mean."""
 CONDITION_FAILED = frozenset({409, 412})
 """412: there is an object. 409: another conditional write is under way; whoever asks again sees its result."""
+NO_CONDITIONS = frozenset({"NotImplemented"})
+"""Said of the header, with status 501 or 400."""
 RETRIES = 5
 TRANSFERS = 3
 PART_BYTES = 64 * 1024 * 1024
@@ -75,7 +79,7 @@ class S3Store:
         self.list(probe)
         self.write(probe, b"graft")
         try:
-            return not self.create(probe, b"again")
+            return self._put_if_absent(probe, b"again") is False
         finally:
             self.delete(probe)
 
@@ -108,8 +112,18 @@ class S3Store:
             self._client.put_object(self._bucket, self._prefix + path, io.BytesIO(content), len(content))
 
     def create(self, path: str, content: bytes) -> bool:
+        """See `Store`. Where the store knows no conditions, look and then write: preflight has seen that and does not rely on it."""
+        written = self._put_if_absent(path, content)
+        if written is not None:
+            return written
+        if self.stat(path) is not None:
+            return False
+        self.write(path, content)
+        return True
+
+    def _put_if_absent(self, path: str, content: bytes) -> bool | None:
         """
-        See `Store`.
+        Return whether there was no such object and there is now; None if the store refuses the condition as such.
 
         By a presigned PUT: minio's `put_object(metadata={"If-None-Match": ...})` does not send the header and overwrites.
         A retried request whose first answer was lost sees its own object; callers compare what is there with what they wrote.
@@ -119,9 +133,12 @@ class S3Store:
             response = self._http.request("PUT", url, body=content, headers={"If-None-Match": "*", "Content-Length": str(len(content))})
             if response.status in CONDITION_FAILED:
                 return False
-            if response.status != 200:
-                raise EnvironmentFailureError(Reason.STORE_UNAVAILABLE, f"{self.uri}/{path}: the store answered {response.status}")
-            return True
+            if response.status == 200:
+                return True
+            code = _error_code(response)
+            if response.status == 501 or code in NO_CONDITIONS:
+                return None
+            raise self._explained(code)
 
     def upload(self, source: Path, path: str) -> None:
         """See `Store`."""
@@ -167,7 +184,7 @@ class S3Store:
         try:
             yield
         except S3Error as error:
-            raise self._explained(error) from error
+            raise self._explained(error.code or "") from error
         except (urllib3.exceptions.HTTPError, MinioException) as error:
             raise EnvironmentFailureError(
                 Reason.STORE_UNAVAILABLE, f"{self.uri}: {type(error).__name__} after {RETRIES} retries"
@@ -175,14 +192,23 @@ class S3Store:
         except OSError as error:
             raise EnvironmentFailureError(Reason.STORE_UNAVAILABLE, f"{self.uri}: {error.strerror or error}") from error
 
-    def _explained(self, error: S3Error) -> Exception:
-        if error.code == "NoSuchBucket":
+    def _explained(self, code: str) -> Exception:
+        if code == "NoSuchBucket":
             return BadInputError(Reason.BUCKET_NOT_FOUND, f"bucket {self._bucket!r} of {self.uri} does not exist; create it")
-        if error.code in REFUSED:
+        if code in REFUSED:
             return BadInputError(
-                Reason.CREDENTIALS_REFUSED, f"{self.uri}: the store answered {error.code}; check the credentials Secret and its rights"
+                Reason.CREDENTIALS_REFUSED, f"{self.uri}: the store answered {code}; check the credentials Secret and its rights"
             )
-        return EnvironmentFailureError(Reason.STORE_UNAVAILABLE, f"{self.uri}: the store answered {error.code}")
+        return EnvironmentFailureError(Reason.STORE_UNAVAILABLE, f"{self.uri}: the store answered {code}")
+
+
+def _error_code(response: urllib3.BaseHTTPResponse) -> str:
+    """Return S3's word for what went wrong; a proxy in between answers with a status alone."""
+    try:
+        code = S3Error.fromxml(response).code
+    except (SyntaxError, ValueError):  # no XML
+        code = None
+    return code or STATUS_CODES.get(response.status, f"status {response.status}")
 
 
 def _pool() -> urllib3.PoolManager:

@@ -8,14 +8,10 @@ import functools
 import logging
 import signal
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
 
 from graft_api.artifact import Probes
-from graft_api.finetunejob import FineTuneJobSpec, Progress
+from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
 from graft_trainer.errors import EnvironmentFailureError
@@ -25,14 +21,13 @@ from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.operator_client import OperatorClient
 from graft_trainer.package import Contents, write_package
 from graft_trainer.prepare import prepare
-from graft_trainer.records import Admission, load, read_manifest, save
+from graft_trainer.records import Admission, load, read_manifest
 from graft_trainer.reporter import Reporter
 from graft_trainer.store import open_store
+from graft_trainer.timer import Timer
 from graft_trainer.train import train
 
 logger = logging.getLogger(__name__)
-
-Stage = Literal["fetch", "prepare", "train", "evaluate", "package"]
 
 
 def run_stages(mounts: Mounts) -> None:
@@ -42,16 +37,17 @@ def run_stages(mounts: Mounts) -> None:
     admission = load(Admission, work.claim)
     if admission is None:
         raise RuntimeError("there is no claim: preflight did not run in this pod")
-    if admission.committed is not None:
+    if admission.committed:
         logger.info("the result is committed already: nothing to train")
         return
     timer = Timer(work)
-    signal.signal(signal.SIGTERM, timer.on_sigterm)
-    Reporter(_client(manifest, mounts), admission.attempt, work.progress, mounts.termination_log).start()
+    work.stop.unlink(missing_ok=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: _on_sigterm(number, frame, timer, work))
+    Reporter(_client(manifest, mounts), admission.attempt, work, mounts.termination_log).start()
     _work(manifest, admission, mounts, timer)
 
 
-def _work(manifest: RunManifest, admission: Admission, mounts: Mounts, timer: "Timer") -> None:
+def _work(manifest: RunManifest, admission: Admission, mounts: Mounts, timer: Timer) -> None:
     spec, work = manifest.spec, WorkFolder(mounts.work)
     store = open_store(manifest.run_uri, mounts.credentials)
     imports = threading.Thread(target=_import_libraries, name="imports", daemon=True)
@@ -59,7 +55,7 @@ def _work(manifest: RunManifest, admission: Admission, mounts: Mounts, timer: "T
     with timer.stage("fetch"):
         base = fetch(spec.base_model, mounts)
     with timer.stage("prepare"):
-        lock = prepare(manifest, store, mounts, chat=base.has_chat_template)
+        lock = prepare(manifest, base, store, mounts)
     with timer.stage("train"):
         imports.join()
         outcome = train(manifest, base, admission, store, mounts)
@@ -79,36 +75,13 @@ def _probes(spec: FineTuneJobSpec, arms: Arms) -> Probes:
     return make_probes(arms, spec.evaluation.precision or "bfloat16", seed=spec.training.seed or 0)
 
 
-class Timer:
-    """Which stage runs, since when, and how long the others took."""
-
-    def __init__(self, work: WorkFolder) -> None:
-        self._work = work
-        self._done: dict[str, float] = {}
-        self._current: Stage | None = None
-        self._began = 0.0
-        work.stop.unlink(missing_ok=True)
-
-    @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        """Time one stage, and let the reporter say that it began."""
-        self._current, self._began = name, time.monotonic()
-        save(self._work.progress, Progress(stage=name))
-        yield
-        self._done = self.seconds()
-        logger.info("%s took %.1f s", name, self._done[name])
-
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each stage, the running one up to now."""
-        running = {str(self._current): round(time.monotonic() - self._began, 2)} if self._current else {}
-        return self._done | running
-
-    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        """Let training save itself; anything else is cheap to repeat and ends here."""
-        del number, frame
-        self._work.stop.touch()
-        if self._current != "train":
-            raise EnvironmentFailureError(Reason.UNEXPECTED, f"the pod was asked to go during {self._current}; a later attempt goes on")
+def _on_sigterm(number: int, frame: FrameType | None, timer: Timer, work: WorkFolder) -> None:
+    """Let training save itself; anything else is cheap to repeat and ends here."""
+    del number, frame
+    work.stop.touch()
+    if timer.current != "train":
+        where = f"during {timer.current}" if timer.current else "between two stages"
+        raise EnvironmentFailureError(Reason.UNEXPECTED, f"the pod was asked to go {where}; a later attempt goes on")
 
 
 def _client(manifest: RunManifest, mounts: Mounts) -> OperatorClient | None:

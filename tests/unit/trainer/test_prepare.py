@@ -4,19 +4,32 @@ from typing import Any
 
 import pytest
 
+from graft_api.finetunejob import BaseModelSource
 from graft_trainer.errors import BadInputError
 from graft_trainer.layout import Mounts, WorkFolder
-from graft_trainer.prepare import check_lock, prepare
+from graft_trainer.fetch import BaseModel, fetch
+from graft_trainer.lock import check_lock
+from graft_trainer.prepare import prepare
 from graft_trainer.split import HOLDOUT, TRAIN, VALIDATION
-from graft_trainer.store import open_store
+from graft_trainer.store import FileStore, open_store
 
 
 def pairs(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"prompt": f"question {i}", "completion": f"answer {i}"} | more for i in range(count)]
 
 
+def base_model(path: Path) -> BaseModel:
+    """Write a folder that passes for a model; return it as `fetch` does."""
+    path.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (path / name).exists() or (path / name).write_text("{}")
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    return fetch(BaseModelSource(uri=path.as_uri()), Mounts())
+
+
 def prepared(manifest: Any, mounts: Mounts) -> Any:
-    return prepare(manifest, open_store(manifest.run_uri, mounts.credentials), mounts, chat=True)
+    base = base_model(mounts.work.parent / "model")
+    return prepare(manifest, base, open_store(manifest.run_uri, mounts.credentials), mounts)
 
 
 def lines(mounts: Mounts, name: str) -> list[dict[str, Any]]:
@@ -179,3 +192,38 @@ def test_other_data_does_not_pass_the_lock(manifest_of: Any, mounts: Mounts) -> 
     assert raised.value.reason == "DataChanged"
     with pytest.raises(BadInputError, match="locked"):
         check_lock(changed, mounts, open_store(changed.run_uri, mounts.credentials))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_another_base_model_does_not_pass_the_lock(manifest_of: Any, mounts: Mounts, file: str) -> None:
+    manifest = manifest_of(pairs(30))
+    prepared(manifest, mounts)
+    check_lock(manifest, mounts, open_store(manifest.run_uri, mounts.credentials))
+    (mounts.work.parent / "model" / file).write_text("[]")
+
+    for check in (
+        lambda: prepared(manifest, mounts),
+        lambda: check_lock(manifest, mounts, open_store(manifest.run_uri, mounts.credentials)),
+    ):
+        with pytest.raises(BadInputError, match=r"spec\.baseModel\.uri: the base model file://.* is not what an earlier attempt") as raised:
+            check()
+        assert raised.value.reason == "DataChanged"
+
+
+class Replacing(FileStore):
+    """A store that replaces even where it is told not to."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        self.write(path, content)
+        return True
+
+
+def test_a_store_that_replaces_anyway_keeps_the_first_lock(manifest_of: Any, mounts: Mounts) -> None:
+    manifest = manifest_of(pairs(30))
+    base, store = base_model(mounts.work.parent / "model"), Replacing(manifest.run_uri)
+    prepare(manifest, base, store, mounts)
+    locked = store.read("dataset.lock.json")
+
+    with pytest.raises(BadInputError, match="is not what an earlier attempt of this run locked"):
+        prepare(manifest_of(pairs(31)), base, store, mounts)
+    assert store.read("dataset.lock.json") == locked

@@ -1,8 +1,9 @@
 import json
+from typing import get_args
 
 import pytest
 
-from graft_api.finetunejob import ArtifactReference, DatasetSummary, Interval, SuiteResult
+from graft_api.finetunejob import ArtifactReference, DatasetSummary, Interval, Stage, SuiteResult
 from graft_api.reports import Failed, Result, TerminalResult
 from graft_trainer.termination import message
 
@@ -20,7 +21,7 @@ def result(suites: int, words: int = 0) -> TerminalResult:
             dataset=DatasetSummary(train=1, validation=1, holdout=1, digest="sha256:" + "0" * 64),
             evaluation=[suite] * suites,
             accepted=True,
-            stage_seconds={"train": 1.5},
+            stage_seconds=dict.fromkeys(get_args(Stage), 12345.67),
         ),
     )
 
