@@ -1,13 +1,20 @@
 """What the operator hears, and what its refusal does."""
 
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import tiny
+
+from graft_api.artifact import attempt_folder
+from graft_api.finetunejob import Stage
 
 
 class Operator(ThreadingHTTPServer):
@@ -53,16 +60,34 @@ def operator() -> Iterator[Operator]:
 
 
 def test_a_run_claims_reports_progress_asks_again_and_reports_the_result(world: tiny.World, operator: Operator) -> None:
-    ended = world.pod(reporting=operator.reporting())
+    def unhurried() -> None:
+        """Every stage lasts until the reporter has seen it."""
+        from graft_trainer import reporter, timer
+
+        posted, post, save = set(), reporter.post, timer.save
+
+        def seen(client: Any, attempt: int, progress: Any) -> None:
+            post(client, attempt, progress)
+            posted.add(progress.stage)
+
+        def wait(path: Path, record: Any) -> None:
+            save(path, record)
+            while path.name == "progress.json" and record.stage not in posted:
+                time.sleep(0.01)
+
+        reporter.LOOK_EVERY_SECONDS = reporter.POST_EVERY_SECONDS = 0.01
+        reporter.post, timer.save = seen, wait
+
+    ended = world.pod(reporting=operator.reporting(), train=unhurried)
 
     assert ended.code == 0, ended.output
     order = [what for what, _ in operator.asked if what != "progress"]
-    assert order == ["claim", "claim", "result"]
+    assert order == ["claim", "claim", "claim", "result"], "at the start, before the upload, before the commit"
     assert operator.bodies("result") == [ended.termination]
     assert ended.termination["attempt"] == 4
     stages = {body["progress"]["stage"] for body in operator.bodies("progress")}
-    assert stages
-    assert "/attempt-4/artifact" in ended.termination["result"]["artifact"]["uri"]
+    assert stages == set(get_args(Stage)) == set(ended.termination["result"]["stageSeconds"])
+    assert f"/{attempt_folder(4, world.uid)}/artifact" in ended.termination["result"]["artifact"]["uri"]
 
 
 def test_a_refused_claim_ends_everything(world: tiny.World, operator: Operator) -> None:
@@ -77,11 +102,35 @@ def test_a_refused_claim_ends_everything(world: tiny.World, operator: Operator) 
 def test_a_refused_progress_report_ends_training_at_once(world: tiny.World, operator: Operator) -> None:
     operator.refuse = {"progress"}
     world.changes = {"training.epochs": 500}
+    assert world.container("preflight", reporting=operator.reporting()).code == 21
+    operator.refuse = set()
+    assert world.container("preflight", reporting=operator.reporting()).code == 0
+    operator.refuse = {"progress"}
 
-    ended = world.pod(reporting=operator.reporting())
+    def impatient() -> None:
+        from graft_trainer import reporter
+
+        reporter.SIGTERM_WITHIN_SECONDS = 0.2
+
+    ended = world.container("train", reporting=operator.reporting(), patch=impatient)
 
     assert (ended.code, ended.termination["failed"]["reason"]) == (21, "Fenced")
     assert not world.artifacts()
+
+
+def test_a_pod_that_is_deleted_saves_its_checkpoint_although_the_operator_refuses_it(world: tiny.World, operator: Operator) -> None:
+    world.changes = {"training.epochs": 500, "training.checkpoints": {"everySteps": 1000, "keep": 2}}
+    assert world.container("preflight", reporting=operator.reporting()).code == 0
+    operator.refuse = {"progress"}
+    process = tiny.Forked(world, "train", "work", operator.reporting(), None)
+    while sum(what == "progress" for what, _ in operator.asked) < 2 or not list((world.root / "work").glob("output")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+
+    ended = process.wait()
+
+    assert ended.code == 20, ended.output
+    assert list(world.attempt(4).glob("checkpoints/step-*/checkpoint.json"))
 
 
 def test_another_grant_before_the_commit_fences(world: tiny.World, operator: Operator) -> None:

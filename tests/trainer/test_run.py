@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tiny
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from model_signing import verifying
 
 from graft_api.artifact import ArtifactManifest, Probes
+from graft_api.finetunejob import Stage
 
 
 def test_a_run_publishes_one_signed_adapter(world: tiny.World) -> None:
@@ -29,19 +31,14 @@ def test_a_run_publishes_one_signed_adapter(world: tiny.World) -> None:
     assert {file.path for file in manifest.files} | {"manifest.json", "model.sig"} == {path.name for path in folder.iterdir()}
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
     assert str(world.root) not in (folder / "adapter_config.json").read_text().replace(str(world.model), "")
-    assert set(result["stageSeconds"]) == {"fetch", "prepare", "train", "evaluate", "package"}
+    assert set(result["stageSeconds"]) == set(get_args(Stage))
     assert result["accepted"] is True
     assert len(Probes.model_validate_json((folder / "probes.json").read_bytes()).probes) >= 8
 
 
 def test_the_signature_is_checked_by_the_public_tool(world: tiny.World) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-    from model_signing import verifying
-
     world.pod()
-    public = world.root / "public.pem"
-    private = load_pem_private_key(world.key.read_bytes(), None)
-    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    public = public_key(world)
     folder = world.artifacts()[0]
 
     verifying.Config().use_elliptic_key_verifier(public_key=public).verify(folder, folder / "model.sig")
@@ -96,8 +93,8 @@ def after(module: str, name: str) -> Callable[[], None]:
 
 KILLS = {
     "in fetch": ("train", before("graft_trainer.fetch", "check_files")),
-    "in prepare, before the lock": ("train", before("graft_trainer.prepare", "_keep_or_compare")),
-    "in prepare, after the lock": ("train", after("graft_trainer.prepare", "_keep_or_compare")),
+    "in prepare, before the lock": ("train", before("graft_trainer.prepare", "keep_or_compare")),
+    "in prepare, after the lock": ("train", after("graft_trainer.prepare", "keep_or_compare")),
     "in training, between checkpoints": ("train", at_step(9)),
     "after training, before the adapter is stored": ("train", before("graft_trainer.train", "_store_trained")),
     "in evaluation": ("train", before("graft_trainer.evaluate", "assess")),
@@ -106,6 +103,25 @@ KILLS = {
     "before the commit": ("publish", before("graft_trainer.publish", "commit")),
     "after the commit": ("publish", after("graft_trainer.publish", "commit")),
 }
+
+
+def verified(world: tiny.World) -> Path:
+    """Return the artifact that commit.json names, after checking it as a server's agent does."""
+    record = world.committed()
+    content = (world.run_folder / record["manifest"]).read_bytes()
+    folder = (world.run_folder / record["manifest"]).parent
+    assert record["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    for file in ArtifactManifest.model_validate_json(content).files:
+        assert hashlib.sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256
+    verifying.Config().use_elliptic_key_verifier(public_key=public_key(world)).verify(folder, folder / "model.sig")
+    return folder
+
+
+def public_key(world: tiny.World) -> Path:
+    path = world.root / "public.pem"
+    key = load_pem_private_key(world.key.read_bytes(), None).public_key()
+    path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +142,11 @@ def test_a_pod_killed_anywhere_leaves_exactly_one_artifact_with_the_same_losses(
     ended = world.pod("second")
 
     assert ended.code == 0, ended.output
-    assert f"attempt-{world.committed()['attempt']}/artifact" in ended.termination["result"]["artifact"]["uri"]
+    committed = verified(world)
+    assert world.artifacts() == [committed], "what the loser left is gone"
+    assert ended.termination["result"]["artifact"]["uri"] == committed.as_uri()
+    assert ended.termination["result"]["earlierRun"] is False
+    assert not list(world.run_folder.glob("attempt-*/checkpoints/*/*")), "nobody resumes from them any more"
     losses = [[entry["loss"] for entry in metrics["log"] if "loss" in entry] for metrics in (undisturbed, world.metrics())]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
@@ -142,7 +162,7 @@ def test_training_goes_on_from_the_newest_checkpoint(world: tiny.World) -> None:
 
 def test_a_checkpoint_that_was_damaged_is_passed_over(world: tiny.World) -> None:
     world.pod("first", train=at_step(15))
-    with (world.run_folder / "attempt-1/checkpoints/step-000012/optimizer.pt").open("r+b") as file:
+    with (world.attempt(1) / "checkpoints/step-000012/optimizer.pt").open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(b"\0damage\0")
 
@@ -155,7 +175,7 @@ def test_finished_training_is_not_repeated(world: tiny.World) -> None:
     world.pod("first", train=before("graft_trainer.evaluate", "assess"))
 
     assert world.container("preflight", "second").code == 0
-    ended = world.container("train", "second", patch=before("graft_trainer.train", "_run"))
+    ended = world.container("train", "second", patch=before("graft_trainer.train", "run_workers"))
 
     assert ended.code == 0, ended.output
 
@@ -168,7 +188,7 @@ def test_sigterm_saves_and_asks_for_another_attempt(world: tiny.World) -> None:
 
     world.container("preflight")
     process = tiny.Forked(world, "train", "work", None, slow)
-    while not (world.run_folder / "attempt-1/checkpoints/step-000006/checkpoint.json").exists():
+    while not (world.attempt(1) / "checkpoints/step-000006/checkpoint.json").exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
 
@@ -186,7 +206,14 @@ def test_an_attempt_that_wakes_up_after_its_successor_committed_is_fenced(world:
     def pause() -> None:
         from graft_trainer import publish
 
-        publish.ask_again = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+        whole = publish.upload
+
+        def upload_and_sleep(*arguments: Any) -> Any:
+            record = whole(*arguments)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return record
+
+        publish.upload = upload_and_sleep
 
     first = tiny.Forked(world, "publish", "first", None, pause)
     os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
@@ -204,27 +231,141 @@ def test_an_attempt_that_wakes_up_after_its_successor_committed_is_fenced(world:
 
 def test_a_restored_job_reports_the_committed_result_and_trains_nothing(world: tiny.World) -> None:
     first = world.pod("first").termination["result"]
+    world.uid = "uid-2"
 
     ended = world.pod("second", train=before("graft_trainer.stages", "fetch"))
 
     assert ended.code == 0, ended.output
+    del first["stageSeconds"]["publish"]  # nothing was published this time
     assert ended.termination["result"] == first | {"earlierRun": True}
 
 
-def test_a_restored_job_with_other_data_is_refused(world: tiny.World) -> None:
-    world.pod("first")
+@pytest.fixture(scope="module")
+def ended_run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tiny.World:
+    """A run with a result, to be copied by tests that change something about it."""
+    root = tmp_path_factory.mktemp("ended")
+    shutil.copytree(model, root / "base")
+    world = tiny.World(root, root / "base")
+    assert world.pod("first").code == 0
+    return world
+
+
+@pytest.fixture
+def restored(ended_run: tiny.World) -> Iterator[tiny.World]:
+    """The same job, created again beside its run folder; everything is put back afterwards."""
+    shutil.copytree(ended_run.root, saved := ended_run.root.with_name("saved"))
+    yield tiny.World(ended_run.root, ended_run.model, uid="uid-2")
+    shutil.rmtree(ended_run.root)
+    saved.rename(ended_run.root)
+
+
+def other_data(world: tiny.World) -> None:
     tiny.write_rows(world.data, tiny.rows(210))
 
-    ended = world.pod("second")
 
-    assert ended.code == 10
-    assert ended.termination["failed"]["reason"] == "DataChanged"
-    assert world.data.as_uri() in ended.termination["failed"]["message"]
+def other_base(world: tiny.World) -> None:
+    config = world.model / "config.json"
+    config.write_text(config.read_text() + " ")
 
 
-def test_a_second_attempt_on_other_data_is_refused(world: tiny.World) -> None:
+def another_manifest(world: tiny.World) -> None:
+    path = world.run_folder / world.committed()["manifest"]
+    path.write_text(path.read_text().replace('"accepted":true', '"accepted":false'))
+
+
+def replanted(**changes: Any) -> Callable[[tiny.World], None]:
+    """Change the manifest and make commit.json name the change: whoever may write to the bucket can."""
+
+    def plant(world: tiny.World) -> None:
+        record = world.committed()
+        path = world.run_folder / record["manifest"]
+        content = json.dumps(json.loads(path.read_bytes()) | changes).encode()
+        path.write_bytes(content)
+        record["digest"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        (world.run_folder / "commit.json").write_text(json.dumps(record))
+
+    return plant
+
+
+def other_weights(world: tiny.World) -> None:
+    with (world.artifacts()[0] / "adapter_model.safetensors").open("ab") as file:
+        file.write(b" ")
+
+
+def other_key(world: tiny.World) -> None:
+    tiny.make_key(world.key)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        (other_data, "DataChanged", "data.jsonl is not what an earlier attempt"),
+        (other_base, "DataChanged", "spec.baseModel.uri: the base model file://"),
+        (another_manifest, "DigestMismatch", "delete the run folder file://"),
+        (replanted(domain="other"), "DigestMismatch", "its domain is another"),
+        (replanted(specHash="0" * 16), "DigestMismatch", "its specHash is another"),
+        (
+            replanted(baseModel={"uri": "file:///x", "digest": "sha256:" + "0" * 64, "tokenizerDigest": "sha256:" + "0" * 64}),
+            "DigestMismatch",
+            "base model",
+        ),
+        (replanted(createdAt="2020-01-01T00:00:00Z"), "DigestMismatch", "model.sig does not verify"),
+        (other_weights, "DigestMismatch", "adapter_model.safetensors is not what manifest.json lists"),
+        (other_key, "SigningKeyInvalid", "if you rotated the key"),
+    ],
+    ids=[
+        "other data",
+        "other base",
+        "manifest changed",
+        "planted: domain",
+        "planted: spec",
+        "planted: base",
+        "planted: unsigned",
+        "weights",
+        "key",
+    ],
+)
+def test_a_result_that_is_found_is_checked_before_it_is_reported(
+    restored: tiny.World, change: Callable[[tiny.World], None], reason: str, words: str
+) -> None:
+    change(restored)
+
+    ended = restored.pod("second", train=before("graft_trainer.stages", "fetch"))
+
+    assert (ended.code, ended.termination["failed"]["reason"]) == (10, reason), ended.output
+    assert words in ended.termination["failed"]["message"]
+
+
+def test_publish_does_not_believe_the_claim_file_of_a_pod_that_ran_user_code(restored: tiny.World) -> None:
+    assert restored.container("preflight", "second").code == 0
+    claim = restored.root / "second/claim.json"
+    claim.write_text(json.dumps(json.loads(claim.read_bytes()) | {"committed": False}))
+    before_ = restored.committed()
+
+    ended = restored.container("publish", "second")
+
+    assert (ended.code, restored.committed()) == (0, before_)
+    assert ended.termination["result"]["artifact"]["digest"] == before_["digest"]
+
+
+def test_a_job_that_is_created_again_writes_to_folders_of_its_own(world: tiny.World) -> None:
     world.pod("first", train=at_step(9))
-    tiny.write_rows(world.data, tiny.rows(210))
+    old = world.attempt(1)
+    left = sorted(old.rglob("*"))
+    world.uid = "uid-2"
+
+    assert world.container("preflight", "second").code == 0
+    assert world.container("train", "second").code == 0
+
+    assert sorted(old.rglob("*")) == left
+    assert json.loads((world.root / "second/trained/outcome.json").read_bytes())["resumedFromStep"] == 6, "yet it goes on from there"
+
+
+@pytest.mark.parametrize("change", [other_data, other_base], ids=["other data", "other base"])
+def test_a_second_attempt_on_something_else_is_refused(world: tiny.World, change: Callable[[tiny.World], None]) -> None:
+    world.model = Path(shutil.copytree(world.model, world.root / "base"))
+    world.pod("first", train=at_step(9))
+    change(world)
 
     ended = world.pod("second")
 
@@ -246,7 +387,14 @@ def test_missing_a_threshold_publishes_an_adapter_that_is_not_accepted(world: ti
 def test_report_says_what_was_committed(world: tiny.World) -> None:
     first = world.pod("first").termination
 
+    del first["result"]["stageSeconds"]["publish"]  # ends after what it could be written into
     assert world.container("report", "third").termination == first
+
+
+def test_report_without_a_result_is_not_tried_again(world: tiny.World) -> None:
+    ended = world.container("report")
+
+    assert (ended.code, ended.termination["failed"]["reason"]) == (10, "NotCommitted")
 
 
 def test_a_lora_run_on_plain_text(world: tiny.World) -> None:
@@ -275,14 +423,17 @@ def test_nothing_of_the_data_is_logged(world: tiny.World) -> None:
 
 @pytest.mark.timeout(300)
 def test_several_workers_train_in_a_ray_cluster_of_the_pods_own(world: tiny.World) -> None:
-    """Two gloo workers stand for two GPUs. In a process of its own, as Ray and forks do not go together."""
-    assert world.container("preflight").code == 0
-    command = [sys.executable, "-m", "graft_trainer.main", "train", *world.arguments()]
+    """Two gloo workers stand for two GPUs."""
 
-    ended = subprocess.run(command, env={**os.environ, "GRAFT_TRAINER_WORKERS": "2"}, capture_output=True, text=True, check=False)
+    def two() -> None:
+        from graft_trainer import train
 
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert world.container("publish").code == 0
+        whole = train.run_workers
+        train.run_workers = lambda plan, workers, gpus, mounts: whole(plan, 2, gpus, mounts)
+
+    ended = world.pod(train=two)
+
+    assert ended.code == 0, ended.output
     assert world.metrics()["steps"] == 11, "two workers take twice the rows in each step"
 
 

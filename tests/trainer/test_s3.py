@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import s3world
 import tiny
+from minio.commonconfig import CopySource
 
 from graft_api.artifact import Commit
 from graft_trainer import s3
@@ -116,5 +117,10 @@ def test_a_whole_run_from_and_to_s3(gateway: s3world.Gateway, world: tiny.World)
     names = [item.object_name for item in gateway.client().list_objects(bucket, prefix="out/", recursive=True)]
     assert sum(name.endswith("/commit.json") for name in names) == 1
     assert sum(name.endswith("/artifact/model.sig") for name in names) == 1
+    world.uid = "uid-2"
     restored = world.pod("third", train=lambda: setattr(__import__("graft_trainer.stages").stages, "fetch", tiny.kill_self))
+    del result["stageSeconds"]["publish"]
     assert restored.termination["result"] == result | {"earlierRun": True}
+    gateway.client().copy_object(bucket, "models/tiny/config.json", CopySource(bucket, "models/tiny/generation_config.json"))
+    changed = world.pod("fourth")
+    assert (changed.code, changed.termination["failed"]["reason"]) == (10, "DataChanged"), changed.output

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from graft_api import resolve
+from graft_api.artifact import attempt_folder
 from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.run import RunManifest
 from graft_api.schema import parse
@@ -78,6 +79,8 @@ class World:
     name: str = "job"
     changes: dict[str, Any] = field(default_factory=dict)
     output: str = ""
+    uid: str = "uid-1"
+    """Another one: the job was deleted and created again."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,7 @@ class World:
     def manifest(self, reporting: dict[str, Any] | None = None) -> RunManifest:
         resolved = resolve.resolve(parse(FineTuneJobSpec, self.spec()))
         value = {
-            "job": {"namespace": "default", "name": self.name, "uid": "uid-1"},
+            "job": {"namespace": "default", "name": self.name, "uid": self.uid},
             "specHash": resolve.spec_hash(resolved),
             "runUri": resolve.run_uri(resolved, "default", self.name),
             "spec": resolved.to_json(),
@@ -164,6 +167,10 @@ class World:
     def committed(self) -> dict[str, Any]:
         """Return commit.json."""
         return json.loads((self.run_folder / "commit.json").read_text())
+
+    def attempt(self, number: int) -> Path:
+        """Return the folder of this job's attempt."""
+        return self.run_folder / attempt_folder(number, self.uid)
 
     def artifacts(self) -> list[Path]:
         """Return the folders of complete artifacts that commit.json can name."""

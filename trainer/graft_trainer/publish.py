@@ -58,7 +58,8 @@ def _publish(manifest: RunManifest, admission: Admission, store: Store, mounts: 
         ask_again(manifest, admission, mounts)
         commit(store, record, conditional_writes=admission.conditional_writes)
         logger.info("committed adapter@%s", record.digest)
-    return committed_result(store, Committed(record, listed), manifest).model_copy(update={"stage_seconds": timer.seconds()})
+    result = committed_result(store, Committed(record, listed), manifest)
+    return result.model_copy(update={"stage_seconds": result.stage_seconds | {"publish": timer.seconds()["publish"]}})
 
 
 def verify(package: Path, run: RunManifest, attempt: int) -> ArtifactManifest:

@@ -6,8 +6,8 @@ import pytest
 
 from graft_api.finetunejob import BaseModelSource
 from graft_trainer.errors import BadInputError
-from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.fetch import BaseModel, fetch
+from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.lock import check_lock
 from graft_trainer.prepare import prepare
 from graft_trainer.split import HOLDOUT, TRAIN, VALIDATION

@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if "list-type=2" in self.path:
-            self.answer(200, b"<ListBucketResult><Name>b</Name><Prefix/><IsTruncated>false</IsTruncated></ListBucketResult>")
+            self.answer(200, b"<ListBucketResult><Name>bucket</Name><Prefix/><IsTruncated>false</IsTruncated></ListBucketResult>")
             return
         found = self.server.objects.get(self.key())
         self.answer(404 if found is None else 200, b"<Error><Code>NoSuchKey</Code></Error>" if found is None else found)
@@ -94,7 +94,7 @@ def store(bucket: Bucket, tmp_path: Path) -> Store:
     }
     for name, value in values.items():
         (tmp_path / name).write_text(value)
-    return open_store("s3://b/pre", tmp_path)
+    return open_store("s3://bucket/pre", tmp_path)
 
 
 @pytest.mark.parametrize("refusal", [(501, "NotImplemented"), (400, "NotImplemented"), (501, "")])
