@@ -88,6 +88,7 @@ class Place:
     def __init__(self, tools, store, chosen, world):
         self.tools, self.store, self.chosen, self.world = tools, store, chosen, world
         self.name = self.bucket = f"e2e-{uuid.uuid4().hex[:8]}"
+        self.key = ec.generate_private_key(ec.SECP256R1())
 
     until = staticmethod(wait_for)
 
@@ -98,11 +99,9 @@ class Place:
             "metadata": {"name": self.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }
         self.apply(namespace)
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        pem = self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         self.secret("signing-key", {"key.pem": pem.decode()})
         self.secret("s3", dict(install.s3_secret(self.chosen)))
-        self.public_key = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     def secret(self, name, data):
         self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": self.name}, "stringData": data})
