@@ -95,7 +95,7 @@ def compose(config: Config, kube: Kube) -> Process:
     dropped.set_function(lambda: reports.coalescer.dropped)
     checks = Checks(
         live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None},
-        ready={"certificate": certificate.problem},
+        ready={"certificate": certificate.problem, "process": lambda: "stopping" if process.stopping else None},
     )
     process = Process(
         always=[
