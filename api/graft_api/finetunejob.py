@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from graft_api.dataset import Dataset
+from graft_api.evaluation import Evaluation
 from graft_api.podtemplate import LocalObjectReference, PodTemplate, StringMap
 from graft_api.schema import Count, Decimal, Digest, DnsLabel, Model, ObjectName, Rule, Timestamp, Uid
-from graft_api.scorers import Scorer
 
-Uri = Annotated[str, Field(max_length=1024, min_length=1)]
 MODEL_URI_PATTERN = r"^((s3|hf|ipfs|pvc)://[^/].*|file:///.*)$"
 ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN)]
 STORE_URI_PATTERN = r"^(s3://[^/].*|file:///.*)$"
@@ -103,162 +103,6 @@ class Training(Model):
     checkpoints: Checkpoints | None = None
     extra_args: StringMap | None = None
     """Further fields of TRL's SFTConfig, as JSON values in strings. Unknown names and those that graft sets are refused by the trainer."""
-
-
-class DataSource(Model):
-    """One source of training rows."""
-
-    uri: Uri
-    """s3:// or file:// of a JSON-lines file; ipfs://, hf:// and pvc:// as well once the trainer reads them."""
-    format: Literal["auto", "messages", "instruction", "promptCompletion"] = "auto"
-    weight: Annotated[str, Decimal(gt=0, le=1)] | None = None
-    """Share of this source in the mixture; either all sources have one or none."""
-    digest: Digest | None = None
-    """sha256 of the file."""
-
-
-class Negatives(Model):
-    """Rows with `"label": false`: known wrong answers. They count and are split with their positives, but are never imitated."""
-
-    min_fraction: Annotated[str, Decimal(ge=0, lt=1)] | None = None
-
-
-class InvalidRows(Model):
-    """The schema gate."""
-
-    max_fraction: Annotated[str, Decimal(ge=0, lt=1)] | None = None
-    """Default 0: one broken row stops the job and names its line. Above 0, broken rows are dropped up to this share."""
-
-
-class Gates(Model):
-    """What data must pass before it is trained on."""
-
-    invalid_rows: InvalidRows | None = None
-    duplicates: Literal["Drop", "Keep", "Fail"] | None = None
-    """Rows whose prompt and completion are equal after normalisation. Default Drop."""
-    contamination: Literal["Drop", "Fail"] | None = None
-    """Training rows whose group occurs in the hold-out of `holdout.uri`. Default Drop."""
-
-
-class Holdout(Model):
-    """Rows that are read once, for acceptance, and never trained on."""
-
-    fraction: Annotated[str, Decimal(gt=0, le=0.5)] | None = None
-    uri: Uri | None = None
-    group_by: Annotated[str, Field(max_length=128, min_length=1)] | None = None
-    """Field whose equal values stay on one side. Default: the normalised prompt."""
-    min_examples: Annotated[int, Field(ge=1)] | None = None
-
-    rules: ClassVar = (
-        Rule(
-            cel="!(has(self.fraction) && has(self.uri))",
-            message="set fraction or uri, not both",
-            check=lambda self: self.fraction is None or self.uri is None,
-        ),
-    )
-
-
-class Validation(Model):
-    """Rows for early stopping and the choice of the best checkpoint."""
-
-    fraction: Annotated[str, Decimal(ge=0, le=0.5)] | None = None
-
-
-class Curriculum(Model):
-    """Order of the training rows: ascending, no shuffling."""
-
-    order_by: Literal["Length", "Field"]
-    field: Annotated[str, Field(max_length=128, min_length=1)] | None = None
-
-    rules: ClassVar = (
-        Rule(
-            cel="(self.orderBy == 'Field') == has(self.field)",
-            message="field goes with orderBy: Field",
-            check=lambda self: (self.order_by == "Field") == (self.field is not None),
-        ),
-    )
-
-
-class Dataset(Model):
-    """What is trained on, and what is kept apart."""
-
-    sources: Annotated[list[DataSource], Field(min_length=1, max_length=16)]
-    min_examples: Annotated[int, Field(ge=1)] | None = None
-    """Rows for training, without hold-out and validation. Default by domain: dsl 5000, governance 1000, multimodal 10000, others 100."""
-    negatives: Negatives | None = None
-    gates: Gates | None = None
-    holdout: Holdout | None = None
-    validation: Validation | None = None
-    curriculum: Curriculum | None = None
-
-    rules: ClassVar = (
-        Rule(
-            cel="self.sources.all(s, has(s.weight)) || self.sources.all(s, !has(s.weight))",
-            message="give every source a weight, or none",
-            check=lambda self: len({source.weight is None for source in self.sources}) == 1,
-            field=".sources",
-        ),
-    )
-
-
-class Accept(Model):
-    """The bound a suite is held against."""
-
-    metric: Literal["error_rate", "accuracy"] = "error_rate"
-    max: Annotated[str, Decimal(ge=0, le=1)] | None = None
-    min: Annotated[str, Decimal(ge=0, le=1)] | None = None
-    max_regression: Annotated[str, Decimal(ge=0, le=1)] | None = None
-    """How much worse than the base model the adapter may be, on this metric."""
-    min_examples: Annotated[int, Field(ge=1)] | None = None
-    test: Literal["Point", "Bound"] | None = None
-    """Hold the point estimate against the bound, or the worse end of its 95 % interval. Default Point."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="has(self.max) || has(self.min) || has(self.maxRegression)",
-            message="set at least one of max, min, maxRegression",
-            check=lambda self: any(v is not None for v in (self.max, self.min, self.max_regression)),
-        ),
-    )
-
-
-class Suite(Model):
-    """One question asked of base and adapter on the same rows."""
-
-    name: DnsLabel
-    scorer: Scorer
-    accept: Accept | None = None
-    """Default: the domain's threshold for a suite of this name; else the suite informs and decides nothing."""
-    uri: Uri | None = None
-    """Rows of its own, another domain's for instance. Default: the hold-out."""
-    max_examples: Annotated[int, Field(ge=1)] | None = None
-
-
-class Generation(Model):
-    """How answers are generated for evaluation."""
-
-    max_new_tokens: Annotated[int, Field(ge=1, le=131072)] | None = None
-    """Default 256."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Default 32."""
-
-
-class Evaluation(Model):
-    """Acceptance on the hold-out, at the precision that will serve."""
-
-    suites: Annotated[list[Suite], Field(min_length=1, max_length=16)]
-    generation: Generation | None = None
-    precision: Literal["bfloat16", "float16", "float32", "nf4"] | None = None
-    """Default bfloat16: what vLLM serves by default. nf4 only if it is served so."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
-            message="every suite needs a name of its own",
-            check=lambda self: len({suite.name for suite in self.suites}) == len(self.suites),
-            field=".suites",
-        ),
-    )
 
 
 class Export(Model):

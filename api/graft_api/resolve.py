@@ -10,18 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from graft_api.finetunejob import (
-    Accept,
-    Checkpoints,
-    Evaluation,
-    FineTuneJobSpec,
-    Generation,
-    Holdout,
-    Lora,
-    Resolved,
-    Training,
-    Validation,
-)
+from graft_api.dataset import Holdout, Validation
+from graft_api.evaluation import Accept, Evaluation, Generation
+from graft_api.finetunejob import Checkpoints, FineTuneJobSpec, Lora, Resolved, Training
 from graft_api.schema import Model, canonical_json
 
 M = TypeVar("M", bound=Model)

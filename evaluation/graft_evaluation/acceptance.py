@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from graft_api.finetunejob import Accept, Interval, Suite, SuiteResult
+from graft_api.evaluation import Accept, Suite
+from graft_api.finetunejob import Interval, SuiteResult
 from graft_evaluation.intervals import paired_difference, wilson
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from graft_api.artifact import CHECKPOINT_LIST, attempt_folder
-from graft_api.finetunejob import FineTuneJobSpec, Progress, Suite, SuiteResult
+from graft_api.evaluation import Suite
+from graft_api.finetunejob import FineTuneJobSpec, Progress, SuiteResult
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json

@@ -9,7 +9,8 @@ from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft_api.finetunejob import Dataset, FineTuneJobSpec
+from graft_api.dataset import Dataset
+from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_trainer.errors import BadInputError
 

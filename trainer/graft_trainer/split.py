@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from graft_api.artifact import SourceLock
-from graft_api.finetunejob import Dataset, FineTuneJobSpec
+from graft_api.dataset import Dataset
+from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_trainer.errors import BadInputError
 from graft_trainer.folder import file_sha256

@@ -10,15 +10,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from graft_api import resolve
-from graft_api.finetunejob import (
-    Budget,
-    Failure,
-    FineTuneJobSpec,
-    FineTuneJobStatus,
-    JobReference,
-    Outcome,
-    RunReference,
-)
+from graft_api.finetunejob import Budget, Failure, FineTuneJobSpec, FineTuneJobStatus, JobReference, Outcome, RunReference
 from graft_api.health import TERMINAL
 from graft_api.podtemplate import LocalObjectReference
 from graft_api.reports import Reason, Result

@@ -1,6 +1,6 @@
 import pytest
 
-from graft_api.finetunejob import Accept, Suite
+from graft_api.evaluation import Accept, Suite
 from graft_api.scorers import ExactScorer, Scorer
 from graft_evaluation.acceptance import accepted, assess
 
