@@ -13,7 +13,7 @@ class DataSource(Model):
     """One source of training rows."""
 
     uri: Uri
-    """s3:// or file:// of a JSON-lines file; ipfs://, hf:// and pvc:// as well once the trainer reads them."""
+    """s3:// of a JSON-lines file; file:// for `graft run`."""
     format: Literal["auto", "messages", "instruction", "promptCompletion"] = "auto"
     weight: Annotated[str, Decimal(gt=0, le=1)] | None = None
     """Share of this source in the mixture; either all sources have one or none."""
@@ -48,7 +48,9 @@ class Holdout(Model):
     """Rows that are read once, for acceptance, and never trained on."""
 
     fraction: Annotated[str, Decimal(gt=0, le=0.5)] | None = None
+    """Of the sources' rows. Default 0.1, unless `uri` is given."""
     uri: Uri | None = None
+    """Rows of their own."""
     group_by: Annotated[str, Field(max_length=128, min_length=1)] | None = None
     """Field whose equal values stay on one side. Default: the normalised prompt."""
     min_examples: Annotated[int, Field(ge=1)] | None = None
@@ -66,6 +68,7 @@ class Validation(Model):
     """Rows for early stopping and the choice of the best checkpoint."""
 
     fraction: Annotated[str, Decimal(ge=0, le=0.5)] | None = None
+    """Of what is left without the hold-out. Default 0.05."""
 
 
 class Curriculum(Model):

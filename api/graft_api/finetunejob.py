@@ -26,11 +26,13 @@ class BaseModelSource(Model):
     """The base model: a folder in the Hugging Face layout, or the merged result of an earlier job."""
 
     uri: ModelUri | None = None
-    """s3://, hf://, ipfs://, pvc:// or file:// (file: `graft run` and mounted volumes)."""
+    """s3:// or pvc://claim/folder; file:// for `graft run`. hf:// and ipfs:// are not in this version."""
     digest: Digest | None = None
     """Folder digest: sha256 over the sorted lines `<sha256>  <path>` of its files. Checked before anything is trained."""
     from_job: ObjectName | None = None
+    """Not in this version."""
     from_adapter: ObjectName | None = None
+    """Not in this version."""
 
     rules: ClassVar = (
         Rule(
@@ -131,7 +133,9 @@ class Output(Model):
 
     uri: OutputUri
     exports: Annotated[list[Export], Field(max_length=8)] | None = None
+    """Not in this version."""
     ipfs: Ipfs | None = None
+    """Not in this version."""
 
 
 class SecretKeyReference(Model):
@@ -182,7 +186,9 @@ class Workers(Model):
     """How much hardware."""
 
     count: Annotated[int, Field(ge=1, le=64)] = 1
+    """More than 1 is not in this version."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=16)] = 0
+    """0: CPU, for small models and tests. Data parallel: a step is batchSize x gradientAccumulation x GPUs rows."""
 
 
 class AdapterTarget(Model):
@@ -196,8 +202,10 @@ class FineTuneJobSpec(Model):
     """What to train, on what, how to judge it, and where the result goes."""
 
     domain: DnsLabel
+    """Any name; dsl, governance and multimodal bring defaults of their own. Names the salt of the split."""
     base_model: BaseModelSource
     method: Literal["qlora", "lora", "full"] = "qlora"
+    """full is not in this version."""
     lora: Lora | None = None
     training: Training | None = None
     dataset: Dataset
@@ -206,7 +214,9 @@ class FineTuneJobSpec(Model):
     signing: Signing
     credentials: Credentials | None = None
     suspend: bool = False
+    """True: the pods end and free their GPUs; false again goes on from the last checkpoint."""
     tracking: Tracking | None = None
+    """Not in this version."""
     workers: Workers = Field(default_factory=Workers)
     pod_template: PodTemplate | None = None
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3

@@ -91,9 +91,13 @@ def parse(model: type[M], value: object) -> M:
     Raises `Invalid` that names each field with its path.
     """
     try:
-        return model.model_validate_json(json.dumps(value))
+        # By alias alone: the API server knows no snake_case, and would refuse or silently drop it.
+        return model.model_validate_json(json.dumps(value), by_alias=True, by_name=False)
     except ValidationError as error:
         raise Invalid.of(error) from error
+
+
+_QUOTE_IT = 'must be a string; put a number in quotes, such as "0.98"'
 
 
 class Invalid(ValueError):  # noqa: N818 - it is a statement about the input, read by users
@@ -110,7 +114,8 @@ class Invalid(ValueError):  # noqa: N818 - it is a statement about the input, re
         for item in error.errors(include_url=False, include_input=False):
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
             path = (path + str(item.get("ctx", {}).get("field", ""))).lstrip(".")
-            problems.append(f"{path + ': ' if path else ''}{item['msg'].removeprefix('Value error, ')}")
+            said = _QUOTE_IT if item["type"] == "string_type" else item["msg"].removeprefix("Value error, ")
+            problems.append(f"{path + ': ' if path else ''}{said}")
         return cls(problems)
 
 

@@ -31,7 +31,7 @@ class RegexScorer(Model):
 
 
 class JsonSchemaScorer(Model):
-    """The answer is JSON that a JSON Schema (draft 2020-12) accepts."""
+    """The answer is JSON that a JSON Schema (draft 2020-12) accepts: its form, not its values; add an exact suite for those."""
 
     document: Annotated[str, Field(max_length=65536, min_length=2)]
     """The schema, as a JSON text."""

@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 
 from graft_api import resolve
-from graft_api.finetunejob import FineTuneJob
-from graft_api.schema import Invalid, parse
-from graft_cli.run import run
+from graft_api.schema import Invalid
+from graft_cli.run import read_job, run
 
 
 def main() -> int:
@@ -38,11 +37,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    job = parse(FineTuneJob, yaml.safe_load(options.file.read_text()))
+    job = read_job(options.file)
     resolved = resolve.resolve(job.spec)
-    if problems := resolve.unsupported(job.spec):
+    if problems := resolve.unsupported(job.spec) + resolve.unsupported_in_cluster(job.spec):
         raise Invalid(problems)
     yaml.safe_dump(resolved.to_json(), sys.stdout, sort_keys=False)
+    for suite in resolved.evaluation.suites:
+        verdict = "decides nothing: it has no threshold" if suite.accept is None else f"accepts {resolve.describe(suite.accept)}"
+        print(f"suite {suite.name} {verdict}", file=sys.stderr)
+    print("not checked here: Secrets, buckets, data, scorers' own texts and extraArgs", file=sys.stderr)
     return 0
 
 

@@ -29,7 +29,7 @@ def run(job_file: Path, *, signing_key: Path | None = None, work: Path | None = 
     if signing_key is None or not signing_key.is_file():
         raise Invalid([f"--signing-key: name the private key that signs the result; make one with: {MAKE_KEY}"])
     if importlib.util.find_spec(TRAINER) is None:
-        raise Invalid(["the trainer is not installed here; install it with: pip install 'graft[trainer]'"])
+        raise Invalid(["the trainer is not installed here; from a checkout: pip install '.[trainer]'"])
     with _work_folder(work, manifest) as folder:
         code = _train(manifest, signing_key.absolute(), folder)
         print(summary(manifest, _terminal_result(folder), signing_key))

@@ -69,13 +69,14 @@ def compose(config: Config, kube: Kube) -> Process:
 
     guard = PolicyGuard(kube, clock, load_expected(config.policies_file))
     certificate = ServingCertificate(certificate_source(config, kube, clock), clock)
-    reports = ReportsServer(Claims(leader, clock, guard), Identities(kube, clock), lambda: leadership.is_leader, clock)
+    events = EventRecorder(leader, clock, config.pod_name)
+    reports = ReportsServer(Claims(leader, clock, guard, events), Identities(kube, clock), lambda: leadership.is_leader, clock)
     endpoint = ReportsEndpoint(leader, clock, config.namespace, config.reports_service, config.pod_name, config.pod_ip, config.reports_port)
 
     jobs = FineTuneJobs(
         kube=leader,
         clock=clock,
-        events=EventRecorder(leader, clock, config.pod_name),
+        events=events,
         guard=guard,
         settings=Settings(config.trainer_image, config.trainer_pull_policy, config.reports_url),
         trust=Trust(leader, clock, lambda: certificate.bundle),

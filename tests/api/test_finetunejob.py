@@ -87,7 +87,8 @@ class World:
         return FineTuneJobs(kube, clock, EventRecorder(kube, clock, "test"), Everything(), settings, trust)
 
     def claims(self):
-        return Claims(self.kube, SystemClock(), Everything())
+        clock = SystemClock()
+        return Claims(self.kube, clock, Everything(), EventRecorder(self.kube, clock, "test"))
 
     async def begin(self, **spec):
         await self.kube.create(NAMESPACES, {"metadata": {"name": self.namespace}})
@@ -182,6 +183,8 @@ async def test_claim_result_and_adapter(world):
     await world.settle()
     job = await world.job()
     assert job["status"]["phase"] == "Succeeded"
+    events = [event["reason"] for event in await world.children(EVENTS)]
+    assert events.count("AttemptClaimed") == 1  # asked twice, said once
     (adapter,) = await world.children(ADAPTERS)
     assert adapter["metadata"]["name"] == job["status"]["adapterRef"]["name"]
     assert "ownerReferences" not in adapter["metadata"]

@@ -1,8 +1,8 @@
 """One job that everything happens to still ends with exactly one complete artifact."""
 
 import json
+import re
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -122,13 +122,23 @@ def test_suspend_resume_upgrade_and_restore(place, chosen, references, graft):
     restored(place, status)
 
 
+def passes(place):
+    """How many passes the operator's process has made, by its own metrics."""
+    raw = "/api/v1/namespaces/graft-system/services/graft-metrics:8080/proxy/metrics"
+    text = place.tools.run("kubectl", "get", "--raw", raw)
+    done = re.findall(r'^graft_reconcile_total\{controller="finetunejob",result="done"\} (\S+)', text, re.MULTILINE)
+    return sum(map(float, done))
+
+
 def upgrade(place, chosen, references):
     """Upgrade the operator; the writes to this namespace's FineTuneJobs and Jobs that the audit log has of it."""
     from graft_devcluster import install
 
     seen = len(chosen.audit_log.read_text().splitlines())
     install.install(chosen, references, "logLevel=debug")
-    time.sleep(5)  # a write that should not happen needs a while to not happen
+    # The new operator has looked at every job once: what it would write, it has written.
+    jobs = json.loads(place.tools.run("kubectl", "get", "finetunejobs", "-A", "-o", "json"))["items"]
+    place.until(lambda: {"passes": passes(place)}, lambda seen: seen["passes"] >= len(jobs), 60)
     entries = [json.loads(line) for line in chosen.audit_log.read_text().splitlines()[seen:]]
     operator = "system:serviceaccount:graft-system:"
     return [

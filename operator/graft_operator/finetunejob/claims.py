@@ -11,6 +11,7 @@ from graft_api.reports import ClaimRequest, ProgressReport, TerminalResult
 from graft_api.schema import parse
 from graft_operator.engine.clock import Clock, parse_rfc3339, rfc3339
 from graft_operator.engine.errors import Conflict, Unavailable
+from graft_operator.engine.events import EventRecorder, Happening
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import FINE_TUNE_JOBS
 from graft_operator.engine.status import write_status
@@ -30,13 +31,17 @@ class Claims:
     kube: Kube
     clock: Clock
     guard: PolicyGuard
+    events: EventRecorder
 
     async def claim(self, caller: Caller, namespace: str, name: str, request: ClaimRequest) -> int:
         """Persist that this pod is the attempt, and return its number."""
         if request.job_uid != caller.owner_uid:
             raise NotYours("the run manifest belongs to another FineTuneJob")
-        status = await self._update(caller, namespace, name, lambda now_status: grant(now_status, caller, self.clock.now()))
+        resource, status = await self._update(caller, namespace, name, lambda now_status: grant(now_status, caller, self.clock.now()))
         assert status.claim is not None  # noqa: S101 - grant() sets it
+        # Asked again by the same pod, this is the same Event: its name follows from its words.
+        note = f"attempt {status.claim.attempt} runs in pod {status.claim.pod_name}"
+        await self.events.emit(resource, Happening("Normal", "AttemptClaimed", "GrantClaim", note))
         return status.claim.attempt
 
     async def progress(self, caller: Caller, namespace: str, name: str, report: ProgressReport) -> None:
@@ -64,8 +69,8 @@ class Claims:
 
     async def _update(
         self, caller: Caller, namespace: str, name: str, change: Callable[[FineTuneJobStatus], FineTuneJobStatus]
-    ) -> FineTuneJobStatus:
-        """Change the status that is there now; read again when somebody was faster."""
+    ) -> tuple[dict[str, Any], FineTuneJobStatus]:
+        """Change the status that is there now; read again when somebody was faster. Returns the object as read, and its new status."""
         if missing := await self.guard.missing():
             raise Unavailable(f"admission policies are missing: {', '.join(missing)}")
         for _ in range(WRITE_TRIES):
@@ -76,7 +81,7 @@ class Claims:
                 await write_status(self.kube, FINE_TUNE_JOBS, resource, changed.to_json())
             except Conflict:
                 continue
-            return changed
+            return resource, changed
         raise Unavailable(f"FineTuneJob {namespace}/{name} changes too fast")
 
     async def _read(self, caller: Caller, namespace: str, name: str) -> dict[str, Any]:

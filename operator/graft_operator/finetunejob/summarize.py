@@ -51,8 +51,6 @@ def happenings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Happ
     found = []
     if (before.job is None or before.job != after.job) and after.job is not None:
         found.append(Happening("Normal", "Launched", "CreateJob", f"created Job {after.job.name}"))
-    if after.claim is not None and before.attempt != after.attempt:
-        found.append(Happening("Normal", "AttemptClaimed", "GrantClaim", f"attempt {after.attempt} runs in pod {after.claim.pod_name}"))
     if before.adapter_ref is None and after.adapter_ref is not None:
         found.append(Happening("Normal", "AdapterCreated", "CreateAdapter", f"created Adapter {after.adapter_ref.name}"))
     if before.phase != after.phase and after.phase is not None:
