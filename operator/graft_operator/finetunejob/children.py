@@ -15,16 +15,14 @@ from graft_api.finetunejob import ArtifactReference, FineTuneJobSpec
 from graft_api.podtemplate import PodTemplate
 from graft_api.reports import AUDIENCE, ExitCode
 from graft_api.run import RunManifest
+from graft_operator.reports import ca
 
 Manifest = dict[str, Any]
 
 COMPONENT_LABEL = "graft.dev/component"
 JOB_LABEL = "graft.dev/finetunejob"
-RECORD_LABEL = "graft.dev/record"
 LAUNCH_ANNOTATION = "graft.dev/launch"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-SERVICE_ACCOUNT = "graft-trainer"
-CA_CONFIG_MAP = "graft-ca"
 NON_ROOT = 65532
 TOKEN_SECONDS = 3600
 
@@ -115,7 +113,7 @@ def adapter_name(job: str, artifact: ArtifactReference) -> str:
 def run_manifest(parent: Parent, manifest: RunManifest) -> Manifest:
     """Build the immutable ConfigMap that the pods read."""
     metadata = parent.metadata(manifest_name(parent), "trainer")
-    metadata["labels"] |= {RECORD_LABEL: "manifest"}
+    metadata["labels"] |= {ca.RECORD_LABEL: "manifest"}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -208,7 +206,7 @@ def _pod(parent: Parent, spec: FineTuneJobSpec) -> Manifest:
     account = spec.credentials.service_account_name if spec.credentials else None
     pod: Manifest = {
         "restartPolicy": "Never",
-        "serviceAccountName": account or SERVICE_ACCOUNT,
+        "serviceAccountName": account or ca.TRAINER_SERVICE_ACCOUNT,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -273,7 +271,7 @@ def _training_resources(spec: FineTuneJobSpec) -> Manifest:
 
 def _volumes(parent: Parent, spec: FineTuneJobSpec, template: PodTemplate) -> list[Manifest]:
     token = {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}}
-    authority = {"configMap": {"name": CA_CONFIG_MAP, "items": [{"key": "ca.crt", "path": "ca.crt"}]}}
+    authority = {"configMap": {"name": ca.CONFIG_MAP, "items": [{"key": ca.CA_KEY, "path": "ca.crt"}]}}
     work = {"sizeLimit": template.scratch_size_limit} if template.scratch_size_limit else {}
     secret = spec.credentials.secret_ref if spec.credentials else None
     # Both Secrets are optional mounts: the first stage says by name what is missing, a kubelet would only wait.
