@@ -138,6 +138,8 @@ class Place:
             "validation": {"fraction": "0.05"},
         }
         base["evaluation"]["suites"][0]["accept"] = {"metric": "error_rate", "max": "1"}
+        # Room for an operator that is killed: pods that wait for its grant must not keep it from being scheduled again.
+        base["podTemplate"] = {"resources": {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}}
         return merge(body, {"spec": spec})
 
     def get(self, kind, name):
