@@ -4,11 +4,19 @@ Adapter: an immutable artifact that may serve a domain.
 A finished job creates it; nobody owns it, so that deleting or expiring a job never takes a serving adapter away.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from graft_api.finetunejob import ArtifactReference
+from pydantic import Field
+
+from graft_api.finetunejob import ArtifactReference, Condition
+from graft_api.fleet import ProbeReading
+from graft_api.modelendpoint import PodProblem
 from graft_api.podtemplate import LocalObjectReference
-from graft_api.schema import Digest, DnsLabel, Model, ObjectName, Uid
+from graft_api.routes import VersionName
+from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Timestamp, Uid
+
+FINALIZER = "graft.dev/drain"
+"""Held until nothing is routed to the adapter and no pod has it; at once when its endpoint or namespace is going."""
 
 
 class AdapterArtifact(ArtifactReference):
@@ -35,6 +43,45 @@ class AdapterSpec(Model):
     """Whether the endpoint's promotion policy may carry it into production."""
     origin: AdapterOrigin | None = None
 
+    transition_rules: ClassVar = (
+        {
+            "rule": "[self.domain, self.endpointRef.name, self.baseModelDigest] == "
+            "[oldSelf.domain, oldSelf.endpointRef.name, oldSelf.baseModelDigest]",
+            "message": "domain, endpoint and base model are immutable; create a new Adapter",
+        },
+    )
+
+
+AdapterPhase = Literal["Pending", "Loading", "Loaded", "Serving", "Failed", "Retiring"]
+
+
+class Placement(Model):
+    """Where the adapter is, over the ready server pods."""
+
+    ready: Count
+    """Loaded, verified, and its effect proven."""
+    total: Count
+    failing: Count = 0
+
+
+class AdapterStatus(Model):
+    """What the agents say of it. Never an input."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] | None = None
+    phase: AdapterPhase | None = None
+    version: VersionName | None = None
+    """Under which vLLM holds it."""
+    replicas: Placement | None = None
+    failing: Annotated[list[PodProblem], Field(max_length=20)] | None = None
+    probe: ProbeReading | None = None
+    """The weakest of all pods."""
+    loaded_at: Timestamp | None = None
+    """When it was first ready on every replica."""
+    load_seconds: float | None = None
+    """The slowest pod's fetch, verification, load and probe together."""
+    deleting_since: Timestamp | None = None
+    conditions: Annotated[list[Condition], Field(max_length=16)] | None = None
+
 
 class Adapter(Model):
     """An immutable, signed artifact for one domain of a ModelEndpoint."""
@@ -43,3 +90,4 @@ class Adapter(Model):
     kind: Literal["Adapter"]
     metadata: dict[str, Any]
     spec: AdapterSpec
+    status: AdapterStatus | None = None

@@ -15,11 +15,18 @@ from pydantic import BaseModel
 
 from graft_api.adapter import Adapter
 from graft_api.finetunejob import FineTuneJob
+from graft_api.modelendpoint import ModelEndpoint
 
 GROUP = "graft.dev"
 VERSION = "v1alpha1"
 
 Schema = dict[str, Any]
+
+SCALE = {
+    "specReplicasPath": ".spec.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
 
 DROPPED = {"title", "additionalProperties", "discriminator", "propertyNames"}
 
@@ -36,6 +43,8 @@ class Kind:
     selectable: tuple[str, ...] = ()
     reconciled: bool = False
     """Has a status; a new object shows observedGeneration -1 so that nobody takes it for done."""
+    scaled: bool = False
+    """Has the scale subresource, for `kubectl scale` and autoscalers."""
 
 
 KINDS = (
@@ -63,10 +72,33 @@ KINDS = (
         (
             ("Domain", "string", ".spec.domain"),
             ("Endpoint", "string", ".spec.endpointRef.name"),
+            ("Phase", "string", ".status.phase"),
+            ("Loaded", "integer", ".status.replicas.ready"),
+            ("Of", "integer", ".status.replicas.total"),
             ("Digest", "string", ".spec.artifact.digest"),
             ("Age", "date", ".metadata.creationTimestamp"),
+            ("Message", "string", ".status.conditions[?(@.type=='Ready')].message"),
         ),
-        selectable=(".spec.domain",),
+        selectable=(".status.phase", ".spec.domain", ".spec.endpointRef.name"),
+        reconciled=True,
+    ),
+    Kind(
+        ModelEndpoint,
+        "modelendpoints",
+        ("mep",),
+        (
+            ("Phase", "string", ".status.phase"),
+            ("Servers", "integer", ".status.readyReplicas"),
+            ("Of", "integer", ".status.replicas"),
+            ("Gateways", "integer", ".status.readyGateways"),
+            ("Revision", "integer", ".status.revision"),
+            ("URL", "string", ".status.url"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+            ("Message", "string", ".status.conditions[?(@.type=='Ready')].message"),
+        ),
+        selectable=(".status.phase",),
+        reconciled=True,
+        scaled=True,
     ),
 )
 
@@ -83,7 +115,7 @@ def definition(kind: Kind) -> dict[str, Any]:
         "selectableFields": [{"jsonPath": path} for path in kind.selectable],
     }
     if kind.reconciled:
-        version["subresources"] = {"status": {}}
+        version["subresources"] = {"status": {}} | ({"scale": SCALE} if kind.scaled else {})
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

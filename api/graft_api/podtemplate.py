@@ -18,7 +18,7 @@ StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(m
 
 
 class Resources(Model):
-    """Requests and limits of the training container. GPUs follow from `workers.gpusPerWorker`."""
+    """Requests and limits of the main container. GPUs follow from `workers.gpusPerWorker` and `server.gpus`."""
 
     requests: QuantityMap | None = None
     limits: QuantityMap | None = None
@@ -26,7 +26,7 @@ class Resources(Model):
     rules: ClassVar = (
         Rule(
             cel="[has(self.requests) ? self.requests : {}, has(self.limits) ? self.limits : {}].all(m, !('nvidia.com/gpu' in m))",
-            message="ask for GPUs with spec.workers.gpusPerWorker",
+            message="ask for GPUs with spec.workers.gpusPerWorker (training) or spec.server.gpus (serving)",
             check=lambda self: "nvidia.com/gpu" not in ((self.requests or {}) | (self.limits or {})),
         ),
     )
