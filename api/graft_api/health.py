@@ -7,7 +7,9 @@ Running as designed (queued, training, suspended on request) is Ready: a GitOps 
 from dataclasses import dataclass
 from typing import Literal
 
+from graft_api.adapter import AdapterPhase
 from graft_api.finetunejob import Phase
+from graft_api.modelendpoint import EndpointPhase
 
 Truth = Literal["True", "False", "Unknown"]
 Kstatus = Literal["InProgress", "Current", "Failed"]
@@ -39,3 +41,22 @@ FINETUNEJOB: dict[Phase, Health] = {
 """A job that succeeded but missed a threshold is Succeeded with Accepted=False: it did what it was asked to do."""
 
 TERMINAL: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
+
+MODELENDPOINT: dict[EndpointPhase, Health] = {
+    "Pending": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+    "Starting": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+    "Ready": Health("True", "False", "False", "Unknown", "Current", "Healthy"),
+    "Degraded": Health("False", "True", "False", "Unknown", "InProgress", "Degraded"),
+    "Failed": Health("False", "False", "True", "Unknown", "Failed", "Degraded"),
+}
+"""Degraded: something that serves is missing; the operator goes on, nobody else needs to act yet."""
+
+ADAPTER: dict[AdapterPhase, Health] = {
+    "Pending": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+    "Loading": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+    "Loaded": Health("True", "False", "False", "Unknown", "Current", "Healthy"),
+    "Serving": Health("True", "False", "False", "Unknown", "Current", "Healthy"),
+    "Failed": Health("False", "False", "True", "Unknown", "Failed", "Degraded"),
+    "Retiring": Health("False", "True", "False", "Unknown", "InProgress", "Progressing"),
+}
+"""Loaded is as designed: whether it may serve is not its own decision."""

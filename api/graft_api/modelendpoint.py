@@ -33,8 +33,9 @@ OWNED_ARGUMENTS = (
     "--ssl-keyfile",
     "--ssl-certfile",
     "--config",
+    "--logprobs-mode",
 )
-"""Of vLLM: set by graft, or would open a way around the door."""
+"""Of vLLM: set by graft, or would open a way around the door, or would blind the effect probe."""
 
 Argument = Annotated[str, Field(max_length=1024, min_length=1)]
 
@@ -174,8 +175,8 @@ class ModelEndpointSpec(Model):
     server: Server = Field(default_factory=Server)
     gateway: Gateway
     domains: Annotated[list[Domain], Field(min_length=1, max_length=31)]
-    trusted_keys: Annotated[list[TrustedKey], Field(max_length=16)]
-    """May be empty: then only the base model is served."""
+    trusted_keys: Annotated[list[TrustedKey], Field(max_length=16)] = Field(default_factory=list)
+    """Without one only the base model is served."""
     credentials: Credentials | None = None
     """For the base model and the adapters."""
     upgrade_policy: Literal["OnDemand", "Auto"] = "OnDemand"
@@ -186,13 +187,25 @@ class ModelEndpointSpec(Model):
 
     rules: ClassVar = (
         Rule(
+            cel="self.domains.all(d, self.domains.exists_one(e, e.name == d.name))",
+            message="every domain needs a name of its own",
+            check=lambda self: len({domain.name for domain in self.domains}) == len(self.domains),
+            field=".domains",
+        ),
+        Rule(
+            cel="!has(self.trustedKeys) || self.trustedKeys.all(k, self.trustedKeys.exists_one(l, l.name == k.name))",
+            message="every key needs a name of its own",
+            check=lambda self: len({key.name for key in self.trusted_keys}) == len(self.trusted_keys),
+            field=".trustedKeys",
+        ),
+        Rule(
             cel="!has(self.server) || !has(self.server.maxLoras) || self.server.maxLoras >= 2 * self.domains.size() + 1",
             message="maxLoras must be at least 2 x domains + 1: active and previous of each domain, and a candidate",
             check=lambda self: self.server.max_loras is None or self.server.max_loras >= 2 * len(self.domains) + 1,
             field=".server.maxLoras",
         ),
         Rule(
-            cel="!(has(self.gateway.baseAlias) && self.domains.exists(d, d.name == self.gateway.baseAlias))",
+            cel="!self.domains.exists(d, d.name == (has(self.gateway.baseAlias) ? self.gateway.baseAlias : 'base'))",
             message="no domain may have the name of gateway.baseAlias",
             check=lambda self: self.gateway.base_alias not in {domain.name for domain in self.domains},
             field=".domains",
