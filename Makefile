@@ -7,11 +7,13 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 DEVCLUSTER := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster
+# Debian's nginx, which the tests of the door run.
+DOOR := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster.packages
 PYTEST := $(PYTHON) -m pytest
 API_TIER := kube-apiserver etcd kube-controller-manager kubectl
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer
+.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer bench-gateway bench-switch
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -25,7 +27,8 @@ demo: .venv/.ready ## Fine-tune a small model on a real cluster on this machine 
 test: .venv/.ready unit api trainer e2e ## Run every test
 
 unit: .venv/.ready ## No cluster, no network
-	@$(DEVCLUSTER) build helm
+	@$(DOOR)
+	$(DEVCLUSTER) build helm
 	$(PYTEST) tests/unit --timeout 20 -q
 
 api: .venv/.ready ## Against a real etcd and kube-apiserver
@@ -47,8 +50,9 @@ generate: .venv/.ready ## CRDs, chart, RBAC table
 verify: .venv/.ready generate ## Generated files, format, lint, types, imports, unit tests
 	@$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy api evaluation operator trainer cli devcluster/graft_devcluster
+	$(PYTHON) -m mypy api evaluation operator trainer serving cli devcluster/graft_devcluster
 	.venv/bin/lint-imports
+	$(DOOR)
 	$(DEVCLUSTER) build helm
 	$(PYTEST) tests/unit --timeout 20 -q
 	git diff --exit-code
@@ -63,7 +67,7 @@ cluster-down: .venv/.ready ## Stop it and leave the host clean
 images: .venv/.ready ## Build the images and load them into the cluster
 	@$(DEVCLUSTER) images --load
 
-bench: bench-operator bench-trainer ## Every benchmark: a table, and JSON in bench/results/
+bench: bench-operator bench-trainer bench-gateway bench-switch ## Every benchmark: a table, and JSON in bench/results/
 
 bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
 	@$(DEVCLUSTER) build $(API_TIER) helm kuberay-operator
@@ -71,3 +75,9 @@ bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
 
 bench-trainer: .venv/.ready ## Seconds per stage beside plain TRL
 	@$(PYTHON) bench/trainer.py
+
+bench-gateway: .venv/.ready ## The gateway beside nginx, vllm-router and LiteLLM
+	@$(PYTHON) bench/gateway/run.py
+
+bench-switch: .venv/.ready cluster images ## A switch under load, and from apply to serving, on two real vLLM replicas
+	@$(PYTHON) bench/switch.py

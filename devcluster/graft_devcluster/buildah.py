@@ -128,17 +128,21 @@ class Workshop:
 
         buildah compresses every layer anew on each push, but leaves out a layer whose uncompressed blob the layout has.
         So large new layers are first written uncompressed; after a change of code alone only the small one is pushed.
+        A layer that another layout has is that one's file under one more name.
         """
         layout = self.layout(name)
         blobs = layout / "blobs" / "sha256"
         blobs.mkdir(parents=True, exist_ok=True)
         described = json.loads(self._buildah(f"{name} image, description", "inspect", "--type", "image", reference))
         layers = [digest.removeprefix("sha256:") for digest in described["OCIv1"]["rootfs"]["diff_ids"]]
+        for digest in layers:
+            if not (blobs / digest).exists() and (elsewhere := next(self.folder.glob(f"layouts/*/blobs/sha256/{digest}"), None)):
+                (blobs / digest).hardlink_to(elsewhere)
         if any(not (blobs / digest).exists() for digest in layers[:-1]):
             staging = self._scratch / "layers"
             self._buildah(f"{name} image, layers", "push", "--disable-compression", reference, f"dir:{staging}")
             for blob in staging.iterdir():
-                if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+                if re.fullmatch(r"[0-9a-f]{64}", blob.name) and not (blobs / blob.name).exists():
                     blob.replace(blobs / blob.name)
         (layout / "index.json").unlink(missing_ok=True)
         pushed = f"oci:{layout}:{reference}"

@@ -27,16 +27,21 @@ from graft_devcluster.errors import ClusterError
 from graft_devcluster.process import write_atomically
 from graft_devcluster.settings import Settings
 
-TARGETS = ("operator", "trainer")
+# In the order they are built: vLLM's image lies on the trainer's dependencies.
+TARGETS = ("operator", "trainer", "serving", "vllm-cpu")
 REPOSITORY = "graft.dev"
 ROOT = Path(__file__).resolve().parents[2]
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 STANDINS = "devcluster/graft_devcluster/standins.py"
+VLLM_CPU = "devcluster/graft_devcluster/vllm_cpu.py"
 # An operator that still runs names the trainer image of its own build.
 KEPT_IN_CONTAINERD = 3
 
-_CHART_KEYS: Mapping[str, str] = {"operator": "image", "trainer": "trainer.image"}
-_FILES = ("Dockerfile", "pyproject.toml", "uv.lock", "README.md", STANDINS)
+_CHART_KEYS: Mapping[str, str] = {"operator": "image", "trainer": "trainer.image", "serving": "serving.image", "vllm-cpu": "vllm.image"}
+_RECIPE = ("Dockerfile", "pyproject.toml", "uv.lock")
+_FILES = (*_RECIPE, "README.md", STANDINS, VLLM_CPU)
+_WITH_STANDINS = ("trainer", "vllm-cpu")
+_WITHOUT_GRAFT = ("vllm-cpu",)
 # Hatchling's own: files in a zip archive cannot be older.
 _TIMESTAMP = 315532800
 
@@ -54,9 +59,17 @@ class Inputs:
         if target == "trainer":
             digest.update(self.variant.encode())
         for path, content in sorted(self.files.items()):
-            if path != STANDINS or target == "trainer":
+            if self._is_in(target, path):
                 digest.update(f"{path}\0{len(content)}\0".encode() + content)
         return f"{REPOSITORY}/{target}:{base64.b32encode(digest.digest()).decode()[:12].lower()}"
+
+    @staticmethod
+    def _is_in(target: str, path: str) -> bool:
+        if path == STANDINS:
+            return target in _WITH_STANDINS
+        if path == VLLM_CPU:
+            return target == "vllm-cpu"
+        return path in _RECIPE or target not in _WITHOUT_GRAFT
 
     def uv_version(self) -> str:
         found = re.search(r"^ARG UV_IMAGE=\S+:([0-9.]+)$", self.files["Dockerfile"].decode(), re.MULTILINE)

@@ -78,6 +78,8 @@ class LocalOperator:
             "GRAFT_POD_NAME": "local",
             "GRAFT_POD_IP": "127.0.0.2",
             "GRAFT_TRAINER_IMAGE": "graft.dev/trainer:test",
+            "GRAFT_SERVING_IMAGE": "graft.dev/serving:test",
+            "GRAFT_VLLM_IMAGE": "graft.dev/vllm:test",
             "GRAFT_POLICIES_FILE": str(self.folder / "policies.yaml"),
             "GRAFT_HEALTH_PORT": str(self.health_port),
             "GRAFT_REPORTS_PORT": str(self.reports_port),

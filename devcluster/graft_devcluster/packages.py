@@ -37,16 +37,21 @@ PACKAGES: tuple[Package, ...] = (
     Package("buildah", "buildah", {"12": "1.28.2*"}),
     Package("debootstrap", "debootstrap", {"12": "1.0.128*"}),
 )
+DOOR_PACKAGES: tuple[Package, ...] = (
+    Package("nginx", "/usr/sbin/nginx", {"12": "1.22.1*"}),
+    Package("libnginx-mod-http-set-misc", "/usr/lib/nginx/modules/ngx_http_set_misc_module.so", {"12": "0.33*"}),
+)
+"""What the serving image has, too: the door's tests run a real one."""
 API_TIER_PROGRAMS = ("openssl", "setpriv")
 
 
-def missing() -> list[Package]:
-    return [package for package in PACKAGES if not _is_there(package.evidence)]
+def missing(wanted: tuple[Package, ...] = PACKAGES) -> list[Package]:
+    return [package for package in wanted if not _is_there(package.evidence)]
 
 
-def ensure() -> None:
+def ensure(wanted: tuple[Package, ...] = PACKAGES) -> None:
     """Install what is missing, on a release this was tried on; elsewhere say what to install."""
-    absent = missing()
+    absent = missing(wanted)
     if not absent:
         return
     names = " ".join(package.name for package in absent)
@@ -78,3 +83,7 @@ def debian_release(os_release: Path = Path("/etc/os-release")) -> str | None:
 
 def _is_there(evidence: str) -> bool:
     return Path(evidence).exists() if evidence.startswith("/") else shutil.which(evidence) is not None
+
+
+if __name__ == "__main__":
+    ensure(DOOR_PACKAGES)

@@ -6,7 +6,7 @@ versions, so that the dynamic linker is content. Every function fails with a sta
 There is no stand-in for libcuda.so.1: its absence is how PyTorch knows that there is no driver. And where the node does have
 a driver, the interpreter of such an image refuses to start: nobody is to train for hours on the wrong image.
 
-``Dockerfile`` runs this file in the image's build (stage ``trainer-dependencies-cpu``), hence standard library only.
+``Dockerfile`` runs this file in the images' build (stage ``trainer-dependencies-cpu``), hence standard library only.
 The format is that of the System V ABI, AMD64 supplement, and of the Linux Standard Base for symbol versions.
 """
 
@@ -24,7 +24,7 @@ SYSTEM_FOLDERS = (Path("/lib/x86_64-linux-gnu"), Path("/usr/lib/x86_64-linux-gnu
 MARKER = "TEST-ONLY-CUDA-STANDINS.txt"
 REFUSAL = (
     'import os, sys; os.path.exists("/proc/driver/nvidia/version") and ('
-    'sys.stderr.write("graft: this trainer image is for tests without a GPU and this node has one; use the published image\\n"), '
+    'sys.stderr.write("graft: this image is for tests without a GPU and this node has one; use the published image\\n"), '
     "os._exit(78))\n"
 )
 

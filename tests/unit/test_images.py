@@ -56,11 +56,12 @@ def test_inputs_are_the_sources_and_nothing_that_tools_leave_beside_them(tree):
 @pytest.mark.parametrize(
     ("path", "changed"),
     [
-        pytest.param("api/graft_api/run.py", {"operator", "trainer"}, id="code is in both images"),
-        pytest.param("api/graft_api/new.py", {"operator", "trainer"}, id="a new file counts"),
-        pytest.param("uv.lock", {"operator", "trainer"}, id="the lock file decides what is installed"),
-        pytest.param("Dockerfile", {"operator", "trainer"}, id="the recipe counts"),
-        pytest.param(images.STANDINS, {"trainer"}, id="stand-ins are the trainer's alone"),
+        pytest.param("api/graft_api/run.py", {"operator", "trainer", "serving"}, id="code is in every image of graft and not in vLLM's"),
+        pytest.param("api/graft_api/new.py", {"operator", "trainer", "serving"}, id="a new file counts"),
+        pytest.param("README.md", {"operator", "trainer", "serving"}, id="the wheel has the README in its metadata"),
+        pytest.param("uv.lock", set(images.TARGETS), id="the lock file decides what is installed"),
+        pytest.param("Dockerfile", set(images.TARGETS), id="the recipe counts"),
+        pytest.param(images.STANDINS, {"trainer", "vllm-cpu"}, id="stand-ins are in the images that have torch"),
         pytest.param("docs/index.md", set(), id="documentation changes no image"),
         pytest.param("api/graft_api/__pycache__/run.pyc", set(), id="compiled files change no image"),
     ],
@@ -81,7 +82,8 @@ def test_age_and_mode_of_a_file_do_not_change_the_name(tree):
 
 def test_the_trainer_variants_never_share_a_name(tree):
     assert references(tree, "cpu")["trainer"] != references(tree, "cuda")["trainer"]
-    assert references(tree, "cpu")["operator"] == references(tree, "cuda")["operator"]
+    others = set(images.TARGETS) - {"trainer"}
+    assert {name: references(tree, "cpu")[name] for name in others} == {name: references(tree, "cuda")[name] for name in others}
 
 
 def test_a_moved_boundary_between_two_files_changes_the_name():
@@ -115,23 +117,29 @@ def test_the_version_of_uv_is_the_dockerfiles(tree):
 
 
 def test_chart_values_name_repository_and_tag_apart():
-    chosen = {"operator": "graft.dev/operator:aaa", "trainer": "graft.dev/trainer:bbb"}
+    chosen = {name: f"graft.dev/{name}:{name[:3]}" for name in images.TARGETS}
     assert images.chart_values(chosen) == [
         "image.repository=graft.dev/operator",
-        "image.tag=aaa",
+        "image.tag=ope",
         "trainer.image.repository=graft.dev/trainer",
-        "trainer.image.tag=bbb",
+        "trainer.image.tag=tra",
+        "serving.image.repository=graft.dev/serving",
+        "serving.image.tag=ser",
+        "vllm.image.repository=graft.dev/vllm-cpu",
+        "vllm.image.tag=vll",
     ]
 
 
 def test_chart_values_exist_in_the_chart():
-    values = json.loads((ROOT / "charts/graft/values.schema.json").read_text())["properties"]
-    assert {"repository", "tag"} <= set(values["image"]["properties"])
-    assert {"repository", "tag"} <= set(values["trainer"]["properties"]["image"]["properties"])
+    schema = json.loads((ROOT / "charts/graft/values.schema.json").read_text())
+    for value in images.chart_values(dict.fromkeys(images.TARGETS, "repository:tag")):
+        described = schema
+        for key in value.partition("=")[0].split("."):
+            described = described["properties"][key]
 
 
 def test_an_unknown_image_is_refused_by_name(tmp_path):
-    with pytest.raises(ClusterError, match="no such image: web; there are operator, trainer"):
+    with pytest.raises(ClusterError, match="no such image: web; there are operator, trainer, serving, vllm-cpu"):
         images.ensure_images(["web"], load=False)
 
 
@@ -184,6 +192,13 @@ def test_only_what_changed_is_built(workshop, tmp_path, tree):
     (tree / images.STANDINS).write_text("# changed\n")
     ensure(tmp_path, "operator", "trainer")
     assert workshop.done == ("build operator cpu", "build trainer cpu", "build trainer cpu")
+
+
+def test_a_change_of_code_leaves_vllm_alone(workshop, tmp_path, tree):
+    ensure(tmp_path, "serving", "vllm-cpu")
+    (tree / "api/graft_api/run.py").write_text("x = 2\n")
+    ensure(tmp_path, "serving", "vllm-cpu")
+    assert workshop.done == ("build serving cpu", "build vllm-cpu cpu", "build serving cpu")
 
 
 def test_a_build_that_was_killed_before_its_end_is_done_again(workshop, tmp_path, monkeypatch):
@@ -250,10 +265,12 @@ def test_a_long_build_says_how_far_it_is(tmp_path, monkeypatch):
 def test_the_dockerfile_ends_in_targets_that_are_not_root():
     text = (ROOT / "Dockerfile").read_text()
     stages = dict(itertools.pairwise([None, *text.split("\nFROM ")]))
+    programs = {target: [f"graft-{target}"] for target in ("operator", "trainer", "serving")}
+    programs["vllm-cpu"] = ["python", "-m", "vllm.entrypoints.openai.api_server"]
     for target in images.TARGETS:
         stage = next(stage for stage in stages.values() if f" AS {target}\n" in stage)
         assert "USER 65532:65532" in stage
-        assert f'ENTRYPOINT ["graft-{target}"]' in stage
+        assert f"ENTRYPOINT {json.dumps(programs[target])}" in stage
     assert images.read_inputs(ROOT, "cpu").uv_version()
 
 
@@ -261,6 +278,57 @@ def test_the_build_context_lets_in_every_package_of_the_wheel():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     assert [package for package in packages if f"!{package.split('/')[0]}" not in allowed] == []
+
+
+def test_the_published_dependencies_do_not_mention_vllm():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "vllm" not in json.dumps(project["project"])
+    assert project["tool"]["uv"]["default-groups"] == []
+
+
+class Pushed(Workshop):
+    """A workshop whose buildah writes blobs of given layers: uncompressed under their own name, as `push` to a folder does."""
+
+    layers: tuple[str, ...] = ()
+    pushed: tuple[str, ...] = ()
+
+    def _buildah(self, title, *arguments):
+        if arguments[0] == "inspect":
+            return json.dumps({"OCIv1": {"rootfs": {"diff_ids": [f"sha256:{layer}" for layer in self.layers]}}})
+        kind, _, place = arguments[-1].partition(":")
+        self.pushed += (kind,)
+        folder = Path(place) if kind == "dir" else self.layout("unused").parent / arguments[-2]
+        folder.mkdir(parents=True, exist_ok=True)
+        if kind == "dir":
+            for layer in self.layers:
+                (folder / layer).write_text(layer)
+        else:
+            write_layout(folder, self.layers)
+        return ""
+
+
+def write_layout(folder, layers):
+    blobs = folder / "blobs" / "sha256"
+    manifest = {"layers": [{"digest": f"sha256:{layer}"} for layer in layers], "config": {"digest": f"sha256:{'c' * 64}"}}
+    for name, content in {"c" * 64: "{}", "d" * 64: json.dumps(manifest)}.items():
+        (blobs / name).write_text(content)
+    for layer in layers:
+        if not (blobs / layer).exists():
+            (blobs / layer).write_text(layer)
+    (folder / "index.json").write_text(json.dumps({"manifests": [{"digest": f"sha256:{'d' * 64}"}]}))
+
+
+def test_a_layer_that_another_layout_has_takes_no_space_again(tmp_path):
+    workshop = Pushed(tmp_path, io.StringIO())
+    base, trainer, vllm = "1" * 64, "2" * 64, "3" * 64
+    workshop.layers = (base, trainer)
+    workshop.export("trainer", "trainer")
+    workshop.layers = (base, trainer, vllm)
+    workshop.export("vllm-cpu", "vllm-cpu")
+    blobs = workshop.layout("vllm-cpu") / "blobs" / "sha256"
+    assert {path.name for path in blobs.iterdir()} == {base, trainer, vllm, "c" * 64, "d" * 64}
+    assert (blobs / trainer).samefile(workshop.layout("trainer") / "blobs" / "sha256" / trainer)
+    assert workshop.pushed == ("dir", "oci", "oci")
 
 
 def libraries():
