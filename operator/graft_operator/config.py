@@ -20,6 +20,10 @@ class Config:
     pod_ip: str
     trainer_image: str
     trainer_pull_policy: str = "IfNotPresent"
+    serving_image: str = ""
+    serving_pull_policy: str = "IfNotPresent"
+    vllm_image: str = ""
+    vllm_pull_policy: str = "IfNotPresent"
     reports_service: str = "graft-reports"
     reports_port: int = 8443
     reports_secret: str = "graft-reports-tls"  # noqa: S105 - a name
@@ -36,7 +40,7 @@ class Config:
 
     @property
     def reports_url(self) -> str:
-        """Where training pods report to."""
+        """Where pods report to."""
         return f"https://{self.reports_service}.{self.namespace}.svc:{self.reports_port}"
 
 
@@ -56,6 +60,10 @@ def from_environment(environ: Mapping[str, str]) -> Config:
         pod_ip=required("GRAFT_POD_IP"),
         trainer_image=required("GRAFT_TRAINER_IMAGE"),
         trainer_pull_policy=environ.get("GRAFT_TRAINER_PULL_POLICY", Config.trainer_pull_policy),
+        serving_image=required("GRAFT_SERVING_IMAGE"),
+        serving_pull_policy=environ.get("GRAFT_SERVING_PULL_POLICY", Config.serving_pull_policy),
+        vllm_image=required("GRAFT_VLLM_IMAGE"),
+        vllm_pull_policy=environ.get("GRAFT_VLLM_PULL_POLICY", Config.vllm_pull_policy),
         reports_service=environ.get("GRAFT_REPORTS_SERVICE", Config.reports_service),
         reports_secret=environ.get("GRAFT_REPORTS_SECRET", Config.reports_secret),
         reports_certificate_folder=Path(certificate) if certificate else None,

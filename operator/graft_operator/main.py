@@ -8,12 +8,16 @@ Service at itself.
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from random import Random
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL
 from graft_api.health import TERMINAL
+from graft_operator.adapter.index import AdapterIndex, endpoint_of
+from graft_operator.adapter.reconcile import Adapters
 from graft_operator.config import Config, MissingSetting, from_environment
 from graft_operator.engine.clock import SystemClock
 from graft_operator.engine.controller import Controller, ReconcileMetrics
@@ -25,15 +29,19 @@ from graft_operator.engine.leadership import Candidate, Leadership
 from graft_operator.engine.logs import configure_logging
 from graft_operator.engine.process import Process, Service, controller_service, run_process
 from graft_operator.engine.queue import Key, WorkQueue
-from graft_operator.engine.resources import FINE_TUNE_JOBS, JOBS, PODS
+from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, FINE_TUNE_JOBS, JOBS, MODEL_ENDPOINTS, PODS
 from graft_operator.engine.resync import Resync, ResyncSource
 from graft_operator.engine.watch import Watch, Watcher, owner_key
 from graft_operator.finetunejob.children import JOB_LABEL
 from graft_operator.finetunejob.claims import Claims
 from graft_operator.finetunejob.observed import Settings
 from graft_operator.finetunejob.reconcile import FineTuneJobs
-from graft_operator.reports.ca import Trust
+from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.observe import Hearsay
+from graft_operator.modelendpoint.reconcile import ModelEndpoints
+from graft_operator.reports.ca import RECORD_LABEL, Trust
 from graft_operator.reports.certificates import CertificateSource, FileCertificate, SecretCertificate, service_names
+from graft_operator.reports.fleet import Fleet
 from graft_operator.reports.identity import Identities
 from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.server import ReportsServer
@@ -70,28 +78,52 @@ def compose(config: Config, kube: Kube) -> Process:
     guard = PolicyGuard(kube, clock, load_expected(config.policies_file))
     certificate = ServingCertificate(certificate_source(config, kube, clock), clock)
     events = EventRecorder(leader, clock, config.pod_name)
-    reports = ReportsServer(Claims(leader, clock, guard, events), Identities(kube, clock), lambda: leadership.is_leader, clock)
+    wake = Wake(AdapterIndex(), WorkQueue(clock, random), WorkQueue(clock, random))
+    fleet = Fleet(clock, wake.endpoint_and_adapters)
+    hearsay = Hearsay(fleet, clock)
+    reports = ReportsServer(Claims(leader, clock, guard, events), Identities(kube, clock), lambda: leadership.is_leader, clock, fleet)
     endpoint = ReportsEndpoint(leader, clock, config.namespace, config.reports_service, config.pod_name, config.pod_ip, config.reports_port)
 
+    trust = Trust(leader, clock, lambda: certificate.bundle)
     jobs = FineTuneJobs(
         kube=leader,
         clock=clock,
         events=events,
         guard=guard,
         settings=Settings(config.trainer_image, config.trainer_pull_policy, config.reports_url),
-        trust=Trust(leader, clock, lambda: certificate.bundle),
+        trust=trust,
     )
-    queue = WorkQueue(clock, random)
-    controller = Controller("finetunejob", jobs.reconcile, queue, clock, ReconcileMetrics(registry))
+    endpoints = ModelEndpoints(
+        kube=leader,
+        clock=clock,
+        events=events,
+        guard=guard,
+        platform=platform(config),
+        trust=trust,
+        hearsay=hearsay,
+        epoch=lambda: leadership.epoch,
+        salt=lambda _: f"{random.getrandbits(64):016x}",
+    )
+    adapters = Adapters(leader, clock, events, hearsay)
+    metrics, queue = ReconcileMetrics(registry), WorkQueue(clock, random)
+    controllers = [
+        Controller("finetunejob", jobs.reconcile, queue, clock, metrics),
+        Controller("modelendpoint", endpoints.reconcile, wake.endpoints, clock, metrics),
+        Controller("adapter", adapters.reconcile, wake.adapters, clock, metrics),
+    ]
     process: Process
 
     def take_signals() -> None:
         process.take_signals()
 
-    watcher = Watcher(kube, watches(queue), clock, random, config.watch_namespaces, on_spawned=take_signals)
+    watcher = Watcher(kube, watches(queue, wake), clock, random, config.watch_namespaces, on_spawned=take_signals)
     unfinished = ",".join(f"status.phase!={phase}" for phase in sorted(TERMINAL))
     selections = [Selection(namespace, fields=unfinished) for namespace in config.watch_namespaces or (None,)]
-    resync = Resync(kube, [ResyncSource(FINE_TUNE_JOBS, queue, selection) for selection in selections], clock, random)
+    everything = [Selection(namespace) for namespace in config.watch_namespaces or (None,)]
+    sources = [ResyncSource(FINE_TUNE_JOBS, queue, selection) for selection in selections]
+    sources += [ResyncSource(MODEL_ENDPOINTS, wake.endpoints, selection) for selection in everything]
+    sources += [ResyncSource(ADAPTERS, wake.adapters, selection) for selection in everything]
+    resync = Resync(kube, sources, clock, random)
     dropped = Gauge("graft_reports_dropped", "Progress reports that were not written, for want of room.", registry=registry)
     dropped.set_function(lambda: reports.coalescer.dropped)
     checks = Checks(
@@ -105,7 +137,7 @@ def compose(config: Config, kube: Kube) -> Process:
             Service("reports", lambda: reports.run(certificate.context, port=config.reports_port)),
         ],
         leading=[
-            controller_service(controller),
+            *map(controller_service, controllers),
             Service("watches", watcher.run),
             Service("resync", resync.run),
             Service("reports endpoint", lambda: endpoint.run(leadership.epoch)),
@@ -123,13 +155,44 @@ def certificate_source(config: Config, kube: Kube, clock: SystemClock) -> Certif
     return SecretCertificate(kube, clock, config.namespace, config.reports_secret, names)
 
 
-def watches(queue: WorkQueue) -> list[Watch]:
-    """What wakes a FineTuneJob: itself, its Jobs, their pods."""
-    owner = owner_key("FineTuneJob")
+def platform(config: Config) -> Platform:
+    """What the pods of the data plane are built with."""
+    return Platform(
+        serving_image=config.serving_image,
+        vllm_image=config.vllm_image,
+        reports_url=config.reports_url,
+        serving_pull_policy=config.serving_pull_policy,
+        vllm_pull_policy=config.vllm_pull_policy,
+    )
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Whom a change in the data plane wakes."""
+
+    index: AdapterIndex
+    endpoints: WorkQueue
+    adapters: WorkQueue
+
+    def endpoint_and_adapters(self, endpoint: Key) -> None:
+        """The endpoint, and all adapters that name it."""
+        self.endpoints.add(endpoint)
+        self.index.wake(endpoint, self.adapters.add)
+
+
+def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
+    """What wakes whom: an object itself, and its children by label. One kind has one stream, and so one selector."""
+    job, endpoint = owner_key("FineTuneJob"), owner_key("ModelEndpoint")
     return [
-        Watch(FINE_TUNE_JOBS, queue.add),
-        Watch(JOBS, queue.add, owner, labels=JOB_LABEL),
-        Watch(PODS, queue.add, owner, labels=JOB_LABEL),
+        Watch(FINE_TUNE_JOBS, jobs.add),
+        Watch(JOBS, jobs.add, job, labels=JOB_LABEL),
+        Watch(PODS, jobs.add, job, labels=COMPONENT_LABEL),
+        Watch(PODS, wake.endpoint_and_adapters, endpoint, labels=COMPONENT_LABEL),
+        Watch(MODEL_ENDPOINTS, wake.endpoint_and_adapters),
+        Watch(ADAPTERS, wake.adapters.add, wake.index.seen),
+        Watch(ADAPTERS, wake.endpoints.add, endpoint_of),
+        Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
+        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL}=routes"),
     ]
 
 

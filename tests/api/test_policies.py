@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graft_devcluster.apitier import ApiServer
 from graft_devcluster.settings import cache_root
@@ -21,14 +22,23 @@ from graft_operator.engine.credentials import load_credentials
 from graft_operator.engine.errors import Forbidden
 from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.resources import (
+    ADAPTERS,
     CONFIG_MAPS,
+    DEPLOYMENTS,
     FINE_TUNE_JOBS,
     JOBS,
     LEASES,
+    MODEL_ENDPOINTS,
     NAMESPACES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
     PODS,
+    REPLICA_SETS,
+    ROLE_BINDINGS,
+    ROLES,
     SECRETS,
     SERVICE_ACCOUNTS,
+    SERVICES,
     VALIDATING_ADMISSION_POLICIES,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
     Object,
@@ -37,12 +47,24 @@ from graft_operator.engine.resources import (
 from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import SecretCertificate, service_names
-from graft_operator.reports.identity import Identities, Unauthenticated
+from graft_operator.reports.chains import Foreign, Unauthenticated
+from graft_operator.reports.identity import Identities
 from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.service import ReportsEndpoint
 
 CHART = Path(__file__).parents[2] / "charts" / "graft"
-POLICIES = ["graft-jobs", "graft-pods", "graft-records", "graft-tokens"]
+GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "modelendpoint"
+POLICIES = [
+    "graft-deployments",
+    "graft-jobs",
+    "graft-operator-writes",
+    "graft-pods",
+    "graft-records",
+    "graft-replicasets",
+    "graft-scale",
+    "graft-tokens",
+]
+INJECTED = GOLDEN.with_name("inject")
 OPERATOR = "system:serviceaccount:graft-system:graft-operator"
 KUEUE = "system:serviceaccount:kueue-system:kueue-controller-manager"
 KUBERAY = "system:serviceaccount:kuberay-system:kuberay-operator"
@@ -61,10 +83,6 @@ metadata:
   labels: {pod-security.kubernetes.io/enforce: restricted}
 """
 IMAGE = "registry.k8s.io/pause:3.10"
-
-REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
-ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
-DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 
 Wait = Callable[..., Awaitable[Any]]
 Act = Callable[..., Kube]
@@ -239,9 +257,17 @@ def pod_spec(account: str) -> Object:
     return {"serviceAccountName": account, "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]}
 
 
-def speaking() -> Object:
-    token = {"serviceAccountToken": {"audience": "graft.dev", "path": "token"}}
+def speaking(audience: str = "graft.dev") -> Object:
+    token = {"serviceAccountToken": {"audience": audience, "path": "token"}}
     return {"volumes": [{"name": "plain", "emptyDir": {}}, {"name": "token", "projected": {"sources": [token]}}]}
+
+
+def serving(component: str, endpoint: str = "prod") -> dict[str, str]:
+    return {"graft.dev/component": component, "graft.dev/modelendpoint": endpoint}
+
+
+def by_door_token() -> Object:
+    return {"metadata": {}, "spec": pod_spec("default") | speaking("graft.dev/door/prod")}
 
 
 def pod(namespace: str, name: str, template: Object) -> Object:
@@ -293,6 +319,7 @@ MARKED = pytest.mark.parametrize(
         pytest.param(by_account, id="by its service account"),
         pytest.param(by_label, id="by its label"),
         pytest.param(by_token, id="by its token"),
+        pytest.param(by_door_token, id="by its token for a door"),
     ],
 )
 
@@ -365,7 +392,7 @@ class TestPods:
     async def test_nobody_creates_one_directly(self, forger: Kube, kube: Kube, namespace: str, template: Callable[[], Object]) -> None:
         await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-trainer", "namespace": namespace}})
         message = await refused(forger.create(PODS, pod(namespace, "forged", template())))
-        assert "create a FineTuneJob instead" in (message or "")
+        assert "create a FineTuneJob or a ModelEndpoint instead" in (message or "")
 
     async def test_the_job_controller_creates_what_the_operator_asked_for(self, running: tuple[Object, Object]) -> None:
         ours, its_pod = running
@@ -406,7 +433,7 @@ class TestPods:
     ) -> None:
         """Found in review: such a pod exits with 0 and a message of its own, and its Job is ours."""
         body = claiming(namespace, "forged", running[0], labels)
-        assert "create a FineTuneJob instead" in (await refused(forger.create(PODS, body)) or "")
+        assert "create a FineTuneJob or a ModelEndpoint instead" in (await refused(forger.create(PODS, body)) or "")
         assert await refused(forger.apply(PODS, body))
         assert await kube.get(PODS, namespace, "forged") is None
 
@@ -458,12 +485,13 @@ class TestPods:
         assert await forger.delete(PODS, namespace, "foreign")
 
     async def test_a_replica_set_brings_pods_but_not_for_a_job_to_adopt(
-        self, forger: Kube, kube: Kube, namespace: str, running: tuple[Object, Object], until: Wait
+        self, acting: Act, kube: Kube, namespace: str, running: tuple[Object, Object], until: Wait
     ) -> None:
+        deployments = acting(CONTROLLER.format("deployment-controller"), "system:masters")
         own = {"role": "server"}
-        await forger.create(REPLICA_SETS, replica_set(namespace, "server", by_label(), own))
+        await deployments.create(REPLICA_SETS, replica_set(namespace, "server", by_label(), own))
         stray = {"batch.kubernetes.io/controller-uid": running[0]["metadata"]["uid"]}
-        await forger.create(REPLICA_SETS, replica_set(namespace, "stray", by_token(), stray))
+        await deployments.create(REPLICA_SETS, replica_set(namespace, "stray", by_token(), stray))
 
         async def failed() -> bool:
             found = await kube.get(REPLICA_SETS, namespace, "stray")
@@ -484,6 +512,28 @@ class TestPods:
         for body in (labelled_as_jobs, owned_by_job):
             assert "does not come from a Job" in (await refused(kuberay.create(PODS, body)) or "")
 
+    @pytest.mark.parametrize("kind", ["statefulset-controller", "daemon-set-controller", "replication-controller", "kuberay"])
+    async def test_no_other_controller_brings_servers_or_gateways(self, acting: Act, kube: Kube, namespace: str, kind: str) -> None:
+        for account in ("graft-server-prod", "graft-gateway-prod", "graft-trainer"):
+            await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": account, "namespace": namespace}})
+        controller = acting(KUBERAY if kind == "kuberay" else CONTROLLER.format(kind), "system:masters")
+        forged = {
+            "label": {"metadata": {"labels": serving("server")}, "spec": pod_spec("default")},
+            "server": {"metadata": {}, "spec": pod_spec("graft-server-prod")},
+            "gateway": {"metadata": {}, "spec": pod_spec("graft-gateway-prod")},
+            "knocks": {"metadata": {}, "spec": pod_spec("default") | speaking("graft.dev/door/prod")},
+            "adopted": {"metadata": {"labels": {"pod-template-hash": "x"}}, "spec": pod_spec("graft-trainer")},
+        }
+        for name, template in forged.items():
+            assert await refused(controller.create(PODS, pod(namespace, name, template))), name
+
+    async def test_nor_does_a_job_of_the_operator(self, acting: Act, kube: Kube, namespace: str) -> None:
+        """Such as a FineTuneJob that names a gateway's service account as its own."""
+        await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-gateway-prod", "namespace": namespace}})
+        jobs = acting(CONTROLLER.format("job-controller"), "system:masters")
+        body = pod(namespace, "forged", {"metadata": {}, "spec": pod_spec("graft-gateway-prod") | speaking()})
+        assert "come from a ReplicaSet alone" in (await refused(jobs.create(PODS, body)) or "")
+
 
 async def strategic(kube: Kube, namespace: str, name: str, change: Object) -> Object:
     """A merge patch would drop the containers' other fields; the API server refuses that before any policy looks."""
@@ -494,24 +544,35 @@ async def strategic(kube: Kube, namespace: str, name: str, change: Object) -> Ob
 
 
 class TestTokens:
-    @pytest.mark.parametrize("audiences", [["graft.dev"], ["other", "graft.dev"]], ids=["alone", "among others"])
+    @pytest.mark.parametrize(
+        "audiences",
+        [["graft.dev"], ["other", "graft.dev"], ["graft.dev/door/prod"], ["graft.dev/"]],
+        ids=["alone", "among others", "for a door", "for nothing yet"],
+    )
     async def test_nobody_else_asks_for_one(self, forger: Kube, namespace: str, audiences: list[str]) -> None:
         message = await refused(request_token(forger, namespace, audiences))
         assert "requested by nodes alone" in (message or "")
 
     async def test_other_audiences_are_left_alone(self, forger: Kube, namespace: str) -> None:
-        await request_token(forger, namespace, ["other"])
+        await request_token(forger, namespace, ["other", "graft.developers", "https://graft.dev/door/prod"])
         await request_token(forger, namespace, [])
 
     async def test_a_node_asks_for_its_pods(self, kube: Kube, acting: Act, running: tuple[Object, Object]) -> None:
-        metadata = running[1]["metadata"]
-        target = {"apiVersion": "v1", "kind": "Node", "name": "n1"}
+        assert await mounted_token(kube, acting, running[1])
+
+
+async def mounted_token(kube: Kube, acting: Act, running: Object, audience: str = "graft.dev") -> str:
+    """Put a pod on a node, and get its token as the node's kubelet does."""
+    metadata = running["metadata"]
+    target = {"apiVersion": "v1", "kind": "Node", "name": "n1"}
+    if not running["spec"].get("nodeName"):
         binding = {"metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}, "target": target}
         await kube.create(bindings_of(metadata["name"]), binding)
-        node = acting("system:node:n1", "system:nodes")
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]}
-        answer = await request_token(node, metadata["namespace"], ["graft.dev"], account="graft-trainer", bound=bound)
-        assert answer["status"]["token"]
+        running["spec"]["nodeName"] = "n1"
+    node = acting("system:node:n1", "system:nodes")
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]}
+    answer = await request_token(node, metadata["namespace"], [audience], account=running["spec"]["serviceAccountName"], bound=bound)
+    return str(answer["status"]["token"])
 
 
 def bindings_of(name: str) -> Resource:
@@ -554,6 +615,13 @@ class TestJobs:
         for change in ({"ownerReferences": [owner]}, {"labels": {JOB_LABEL: "mine"}}):
             assert await refused(forger.merge_patch(JOBS, namespace, "plain", {"metadata": change}))
 
+    async def test_nor_through_a_status(self, administrator: Kube, namespace: str) -> None:
+        """A status takes labels and owners along."""
+        await administrator.create(JOBS, job(namespace, "plain", {"metadata": {}, "spec": pod_spec("default")}))
+        owner = {"apiVersion": "graft.dev/v1alpha1", "kind": "FineTuneJob", "name": "mine", "uid": "u", "controller": True}
+        for change in ({"ownerReferences": [owner]}, {"labels": {JOB_LABEL: "mine"}}):
+            assert await refused(administrator.merge_patch(JOBS, namespace, "plain", {"metadata": change}, subresource="status"))
+
     async def test_nor_through_a_cron_job(self, acting: Act, namespace: str) -> None:
         controller = acting(CONTROLLER.format("cronjob-controller"), "system:masters")
         assert await refused(controller.create(JOBS, job(namespace, "forged-1", by_token())))
@@ -593,6 +661,452 @@ class TestJobs:
         await until(lambda: absent(kube, PODS, namespace, name), 60)
 
 
+def deployment(namespace: str, name: str, template: Object, labels: dict[str, str] | None = None, owner: Object | None = None) -> Object:
+    """Selects by all labels of its pods, as graft's own do."""
+    pod_labels = {"app": name, **template["metadata"].get("labels", {})}
+    template = {"metadata": {"labels": pod_labels}, "spec": {**template["spec"], "restartPolicy": "Always"}}
+    metadata = {"name": name, "namespace": namespace, "labels": labels or {}} | ({"ownerReferences": [owner]} if owner else {})
+    return {"metadata": metadata, "spec": {"selector": {"matchLabels": pod_labels}, "template": template}}
+
+
+def endpoint_owner(uid: str = "11111111-2222-3333-4444-555555555555") -> Object:
+    return {"apiVersion": "graft.dev/v1alpha1", "kind": "ModelEndpoint", "name": "prod", "uid": uid, "controller": True}
+
+
+def server(namespace: str, owner: Object) -> Object:
+    """As the operator makes it."""
+    template = {"metadata": {"labels": serving("server")}, "spec": pod_spec("graft-server-prod") | speaking()}
+    return deployment(namespace, "prod-server", template, serving("server"), owner)
+
+
+def gateway(namespace: str, owner: Object) -> Object:
+    """Likewise: it speaks to the operator, and knocks at doors."""
+    spec = pod_spec("graft-gateway-prod")
+    spec["volumes"] = [*speaking()["volumes"], {**speaking("graft.dev/door/prod")["volumes"][1], "name": "door"}]
+    template = {"metadata": {"labels": serving("gateway")}, "spec": spec}
+    return deployment(namespace, "prod-gateway", template, serving("gateway"), owner)
+
+
+def own_vllm(labels: dict[str, str] | None = None, account: str = "default") -> Object:
+    """Pods of somebody's own vLLM into which agent and door were injected."""
+    return {"metadata": {"labels": serving("server") if labels is None else labels}, "spec": pod_spec(account) | speaking()}
+
+
+def restarted() -> Object:
+    """`kubectl rollout restart`."""
+    return {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "2026-11-20T12:00:00Z"}}}}}
+
+
+def endpoint(namespace: str, existing: str | None = None) -> Object:
+    base = {"uri": "s3://models/base", "digest": f"sha256:{'0' * 64}"}
+    spec: Object = {"baseModel": base, "gateway": {"anonymous": True}, "domains": [{"name": "dsl"}], "trustedKeys": []}
+    if existing:
+        spec["server"] = {"existing": {"deployment": existing}}
+    return {"metadata": {"name": "prod", "namespace": namespace}, "spec": spec}
+
+
+def scaled(replicas: int) -> Object:
+    return {"spec": {"replicas": replicas}}
+
+
+@pytest.fixture
+async def served(kube: Kube, operator: Kube, namespace: str, until: Wait) -> Object:
+    """A server Deployment of graft, whose ReplicaSet and pod Kubernetes has made."""
+    owner = await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+    await operator.apply(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-server-prod", "namespace": namespace}})
+    made = await operator.apply(DEPLOYMENTS, server(namespace, endpoint_owner(owner["metadata"]["uid"])))
+    await until(lambda: pod_of(kube, namespace))
+    return made
+
+
+async def only(kube: Kube, resource: Resource, namespace: str) -> Object:
+    (found,) = await kube.list(resource, Selection(namespace))
+    return found
+
+
+async def may_inject(kube: Kube, namespace: str, user: str, *endpoints: str) -> None:
+    rule: Object = {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["inject"]}
+    rule |= {"resourceNames": list(endpoints)} if endpoints else {}
+    metadata = {"name": f"{user}-inject", "namespace": namespace}
+    await kube.create(ROLES, {"metadata": metadata, "rules": [rule]})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": metadata["name"]}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    await kube.create(ROLE_BINDINGS, {"metadata": metadata, "roleRef": reference, "subjects": [subject]})
+
+
+class TestDeployments:
+    @MARKED
+    async def test_an_editor_creates_none(self, editor: Kube, namespace: str, template: Callable[[], Object]) -> None:
+        message = await refused(editor.create(DEPLOYMENTS, deployment(namespace, "forged", template())))
+        assert "create a ModelEndpoint instead" in (message or "")
+
+    @pytest.mark.parametrize(
+        ("labels", "template", "owner"),
+        [
+            pytest.param(None, by_account(), None, id="with a service account of graft"),
+            pytest.param(None, own_vllm(account="graft-server-prod"), None, id="with the service account of servers"),
+            pytest.param(None, own_vllm(serving("gateway")), None, id="labelled as a gateway"),
+            pytest.param(None, own_vllm({"graft.dev/finetunejob": "x"}), None, id="with another label of graft on its pods"),
+            pytest.param({"graft.dev/record": "x"}, own_vllm(), None, id="with another label of graft"),
+            pytest.param(None, own_vllm(), endpoint_owner(), id="with a ModelEndpoint as owner"),
+            pytest.param(None, {"metadata": {}, "spec": pod_spec("default")}, endpoint_owner(), id="with nothing but the owner"),
+        ],
+    )
+    async def test_nor_does_whoever_may_inject(
+        self, forger: Kube, kube: Kube, namespace: str, labels: dict[str, str] | None, template: Object, owner: Object | None
+    ) -> None:
+        await may_inject(kube, namespace, "eve")
+        assert await refused(forger.create(DEPLOYMENTS, deployment(namespace, "forged", template, labels, owner)))
+
+    async def test_kubernetes_makes_pods_of_the_operators(self, kube: Kube, namespace: str, served: Object) -> None:
+        replica_set = await only(kube, REPLICA_SETS, namespace)
+        made = await only(kube, PODS, namespace)
+        assert replica_set["metadata"]["ownerReferences"][0]["uid"] == served["metadata"]["uid"]
+        assert made["metadata"]["ownerReferences"][0]["uid"] == replica_set["metadata"]["uid"]
+
+    async def test_nobody_else_changes_scales_restarts_or_deletes_one(self, forger: Kube, namespace: str, served: Object) -> None:
+        changes: list[Object] = [
+            restarted(),
+            scaled(0),
+            {"spec": {"paused": True}},
+            {"metadata": {"labels": dict.fromkeys(serving("server"))}},
+            {"metadata": {"ownerReferences": None}},
+        ]
+        for change in changes:
+            message = await refused(forger.merge_patch(DEPLOYMENTS, namespace, "prod-server", change))
+            assert "change its annotation graft.dev/upgrade" in (message or ""), change
+        by_scale = forger.merge_patch(DEPLOYMENTS, namespace, "prod-server", scaled(0), subresource="scale")
+        assert "kubectl scale modelendpoint" in (await refused(by_scale) or "")
+        assert "delete the ModelEndpoint" in (await refused(forger.delete(DEPLOYMENTS, namespace, "prod-server")) or "")
+        assert await refused(delete_all(forger, DEPLOYMENTS, namespace))
+
+    async def test_nor_through_its_status(self, administrator: Kube, kube: Kube, namespace: str, served: Object) -> None:
+        """A status takes owners along."""
+        await administrator.merge_patch(DEPLOYMENTS, namespace, "prod-server", {"status": {"collisionCount": 1}}, subresource="status")
+        await administrator.create(DEPLOYMENTS, deployment(namespace, "vllm", own_vllm()))
+        change = {"metadata": {"ownerReferences": [endpoint_owner(served["metadata"]["ownerReferences"][0]["uid"])]}}
+        assert await refused(administrator.merge_patch(DEPLOYMENTS, namespace, "vllm", change, subresource="status"))
+        owned = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "prod-server", "uid": served["metadata"]["uid"], "controller": True}
+        for found in await kube.list(REPLICA_SETS, Selection(namespace)):
+            call = administrator.merge_patch
+            name, change = found["metadata"]["name"], {"metadata": {"ownerReferences": [owned | {"name": "other"}]}}
+            assert await refused(call(REPLICA_SETS, namespace, name, change, subresource="status"))
+            await call(REPLICA_SETS, namespace, name, {"status": {"observedGeneration": 1}}, subresource="status")
+
+    async def test_an_autoscaler_is_told_what_to_scale(self, acting: Act, namespace: str, served: Object) -> None:
+        autoscaler = acting(CONTROLLER.format("horizontal-pod-autoscaler"), "system:masters")
+        message = await refused(autoscaler.merge_patch(DEPLOYMENTS, namespace, "prod-server", scaled(2), subresource="scale"))
+        assert "whose target is the ModelEndpoint" in (message or "")
+        await autoscaler.merge_patch(MODEL_ENDPOINTS, namespace, "prod", scaled(2), subresource="scale")
+
+    async def test_an_editor_scales_the_endpoint(self, editor: Kube, kube: Kube, namespace: str, served: Object, until: Wait) -> None:
+        await until(lambda: allowed(editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", scaled(3), subresource="scale")))
+        found = await kube.get(MODEL_ENDPOINTS, namespace, "prod")
+        assert found is not None
+        assert found["spec"]["replicas"] == 3
+
+    async def test_the_operator_rolls_and_deletes_it(self, operator: Kube, kube: Kube, namespace: str, served: Object, until: Wait) -> None:
+        await operator.merge_patch(DEPLOYMENTS, namespace, "prod-server", restarted())
+
+        async def rolled() -> bool:
+            return len(await kube.list(REPLICA_SETS, Selection(namespace))) == 2
+
+        async def gone() -> bool:
+            return not await kube.list(REPLICA_SETS, Selection(namespace)) + await kube.list(PODS, Selection(namespace))
+
+        await until(rolled)
+        await operator.delete(DEPLOYMENTS, namespace, "prod-server", propagation="Foreground")
+        await until(gone, 60)
+
+    async def test_it_goes_with_its_endpoint(self, kube: Kube, namespace: str, served: Object, until: Wait) -> None:
+        await kube.delete(MODEL_ENDPOINTS, namespace, "prod")
+        await until(lambda: absent(kube, DEPLOYMENTS, namespace, "prod-server"), 60)
+
+    async def test_what_an_endpoint_left_behind_is_no_dead_end(
+        self, editor: Kube, kube: Kube, namespace: str, served: Object, until: Wait
+    ) -> None:
+        await kube.delete(MODEL_ENDPOINTS, namespace, "prod", propagation="Orphan")
+
+        async def orphaned() -> bool:
+            found = await kube.get(DEPLOYMENTS, namespace, "prod-server")
+            return found is not None and not found["metadata"].get("ownerReferences")
+
+        await until(orphaned, 60)
+        assert await refused(editor.merge_patch(DEPLOYMENTS, namespace, "prod-server", restarted()))
+        await editor.delete(DEPLOYMENTS, namespace, "prod-server", propagation="Orphan")
+        await until(lambda: absent(kube, DEPLOYMENTS, namespace, "prod-server"), 60)
+        name = (await only(kube, REPLICA_SETS, namespace))["metadata"]["name"]
+
+        async def deleted() -> bool:
+            return await allowed(editor.delete(REPLICA_SETS, namespace, name))
+
+        await until(deleted, 60)
+
+    async def test_others_are_left_alone(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        await editor.create(DEPLOYMENTS, deployment(namespace, "other", {"metadata": {}, "spec": pod_spec("default")}))
+        await until(lambda: pod_of(kube, namespace))
+        await editor.merge_patch(DEPLOYMENTS, namespace, "other", restarted())
+        await editor.merge_patch(DEPLOYMENTS, namespace, "other", scaled(2), subresource="scale")
+        for change in ({"labels": serving("server")}, {"ownerReferences": [endpoint_owner()]}):
+            assert await refused(editor.merge_patch(DEPLOYMENTS, namespace, "other", {"metadata": change}))
+        assert await editor.delete(DEPLOYMENTS, namespace, "other")
+
+
+class TestInjection:
+    async def test_who_may_inject_brings_a_vllm_of_their_own(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        body = deployment(namespace, "vllm", own_vllm())
+        assert "graft-serving-admin" in (await refused(editor.create(DEPLOYMENTS, body)) or "")
+        await may_inject(kube, namespace, "eve", "prod")
+        await until(lambda: allowed(editor.create(DEPLOYMENTS, body)))
+        await until(lambda: pod_of(kube, namespace))
+        await editor.merge_patch(DEPLOYMENTS, namespace, "vllm", restarted())
+        forged = {"spec": {"template": {"spec": {"serviceAccountName": "graft-server-prod"}}}}
+        assert await refused(editor.merge_patch(DEPLOYMENTS, namespace, "vllm", forged))
+
+    async def test_into_that_endpoint_alone(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        await may_inject(kube, namespace, "eve", "prod")
+        await until(lambda: allowed(editor.create(DEPLOYMENTS, deployment(namespace, "vllm", own_vllm()))))
+        for name, labels in (("theirs", serving("server", "other")), ("nameless", {})):
+            assert await refused(editor.create(DEPLOYMENTS, deployment(namespace, name, own_vllm(labels))))
+
+    async def test_into_one_that_runs_and_out_of_it_again(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        await may_inject(kube, namespace, "eve")
+        plain = {"metadata": {}, "spec": pod_spec("default")}
+        await editor.create(DEPLOYMENTS, deployment(namespace, "vllm", plain))
+        into = {"spec": {"template": {"metadata": {"labels": serving("server")}, "spec": speaking()}}}
+        await until(lambda: allowed(editor.merge_patch(DEPLOYMENTS, namespace, "vllm", into)))
+        out = {"spec": {"template": {"metadata": {"labels": dict.fromkeys(serving("server"))}, "spec": {"volumes": None}}}}
+        await editor.merge_patch(DEPLOYMENTS, namespace, "vllm", out)
+
+    async def test_others_scale_and_delete_it_but_do_not_change_it(
+        self, administrator: Kube, editor: Kube, kube: Kube, namespace: str, until: Wait
+    ) -> None:
+        """A cluster administrator holds every verb, `inject` included."""
+        body = deployment(namespace, "vllm", own_vllm())
+        body["spec"]["selector"] = {"matchLabels": {"app": "vllm"}}
+        await administrator.create(DEPLOYMENTS, body)
+        await until(lambda: pod_of(kube, namespace))
+        image = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "forged"}]
+        assert await refused(editor.json_patch(DEPLOYMENTS, namespace, "vllm", image))
+        assert await refused(editor.merge_patch(DEPLOYMENTS, namespace, "vllm", restarted()))
+        await editor.merge_patch(DEPLOYMENTS, namespace, "vllm", scaled(2), subresource="scale")
+        assert await editor.delete(DEPLOYMENTS, namespace, "vllm")
+
+
+class TestReplicaSets:
+    @MARKED
+    async def test_nobody_else_creates_one(self, forger: Kube, namespace: str, template: Callable[[], Object]) -> None:
+        message = await refused(forger.create(REPLICA_SETS, replica_set(namespace, "forged", template(), {"a": "b"})))
+        assert "create a ModelEndpoint instead" in (message or "")
+
+    async def test_nor_one_that_says_it_comes_from_a_deployment_of_graft(self, forger: Kube, namespace: str, served: Object) -> None:
+        body = replica_set(namespace, "forged", {"metadata": {}, "spec": pod_spec("graft-server-prod") | speaking()}, {"a": "b"})
+        metadata = served["metadata"]
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"], "uid": metadata["uid"], "controller": True}
+        body["metadata"]["ownerReferences"] = [owner]
+        assert await refused(forger.create(REPLICA_SETS, body))
+
+    async def test_nobody_else_changes_scales_or_deletes_one(self, forger: Kube, kube: Kube, namespace: str, served: Object) -> None:
+        name = (await only(kube, REPLICA_SETS, namespace))["metadata"]["name"]
+        for change in (scaled(5), {"metadata": {"ownerReferences": None}}, {"metadata": {"labels": dict.fromkeys(serving("server"))}}):
+            assert await refused(forger.merge_patch(REPLICA_SETS, namespace, name, change)), change
+        image = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "forged"}]
+        assert await refused(forger.json_patch(REPLICA_SETS, namespace, name, image))
+        assert await refused(forger.merge_patch(REPLICA_SETS, namespace, name, scaled(5), subresource="scale"))
+        assert await refused(forger.delete(REPLICA_SETS, namespace, name))
+
+    async def test_pods_are_free_to_be_deleted_and_come_again(
+        self, editor: Kube, kube: Kube, namespace: str, served: Object, until: Wait
+    ) -> None:
+        first = (await only(kube, PODS, namespace))["metadata"]["uid"]
+        await editor.delete(PODS, namespace, (await only(kube, PODS, namespace))["metadata"]["name"])
+
+        async def another() -> bool:
+            uids = {found["metadata"]["uid"] for found in await kube.list(PODS, Selection(namespace))}
+            return bool(uids - {first})
+
+        await until(another)
+
+    async def test_others_are_left_alone(self, editor: Kube, namespace: str) -> None:
+        plain = {"metadata": {}, "spec": pod_spec("default")}
+        await editor.create(REPLICA_SETS, replica_set(namespace, "other", plain, {"a": "b"}))
+        await editor.merge_patch(REPLICA_SETS, namespace, "other", scaled(0), subresource="scale")
+        assert await editor.delete(REPLICA_SETS, namespace, "other")
+
+
+class TestFleet:
+    """Pods that Kubernetes made, tokens as a kubelet gets them, and the operator's own rights to find out whose they are."""
+
+    async def test_a_server_of_the_operators(self, acting: Act, kube: Kube, operator: Kube, namespace: str, served: Object) -> None:
+        its_pod = await only(kube, PODS, namespace)
+        bearer = f"Bearer {await mounted_token(kube, acting, its_pod)}"
+        caller = await Identities(operator, SystemClock()).fleet_caller(bearer, namespace, "prod")
+        owner = served["metadata"]["ownerReferences"][0]
+        assert (caller.role, caller.endpoint_name, caller.endpoint_uid) == ("server", "prod", owner["uid"])
+        assert (caller.pod_uid, caller.service_account) == (its_pod["metadata"]["uid"], "graft-server-prod")
+        with pytest.raises(Foreign, match="not controlled by a Job"):
+            await Identities(operator, SystemClock()).caller(bearer)
+
+    async def test_a_gateway_whose_token_for_doors_is_not_for_the_operator(
+        self, acting: Act, kube: Kube, operator: Kube, namespace: str, until: Wait
+    ) -> None:
+        owner = await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        await operator.apply(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-gateway-prod", "namespace": namespace}})
+        await operator.apply(DEPLOYMENTS, gateway(namespace, endpoint_owner(owner["metadata"]["uid"])))
+        its_pod = await until(lambda: pod_of(kube, namespace))
+        identities = Identities(operator, SystemClock())
+        speaks, knocks = [await mounted_token(kube, acting, its_pod, audience) for audience in ("graft.dev", "graft.dev/door/prod")]
+        assert (await identities.fleet_caller(f"Bearer {speaks}", namespace, "prod")).role == "gateway"
+        with pytest.raises(Unauthenticated):
+            await identities.fleet_caller(f"Bearer {knocks}", namespace, "prod")
+
+    async def test_a_server_of_somebody_s_own(
+        self, acting: Act, administrator: Kube, kube: Kube, operator: Kube, namespace: str, until: Wait
+    ) -> None:
+        made = await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        await administrator.create(DEPLOYMENTS, deployment(namespace, "vllm", own_vllm()))
+        its_pod = await until(lambda: pod_of(kube, namespace))
+        bearer = f"Bearer {await mounted_token(kube, acting, its_pod)}"
+        with pytest.raises(Foreign, match="does not name Deployment vllm"):
+            await Identities(operator, SystemClock()).fleet_caller(bearer, namespace, "prod")
+        await kube.merge_patch(MODEL_ENDPOINTS, namespace, "prod", {"spec": endpoint(namespace, "vllm")["spec"]})
+        caller = await Identities(operator, SystemClock()).fleet_caller(bearer, namespace, "prod")
+        assert (caller.role, caller.endpoint_uid, caller.service_account) == ("server", made["metadata"]["uid"], "default")
+        with pytest.raises(Foreign, match="has no label"):
+            await Identities(operator, SystemClock()).fleet_caller(bearer, namespace, "other")
+
+
+class TestManifests:
+    """What the operator really builds: see tests/unit/data/modelendpoint."""
+
+    @pytest.mark.parametrize("case", ["minimal", "full", "claim", "existing"])
+    def test_the_operator_may_apply_all_of_it(self, run_kubectl: Callable[..., str], installed: str, case: str) -> None:
+        manifests = list(yaml.safe_load_all((GOLDEN / case / "output.yaml").read_text()))
+        run_kubectl("apply", text=yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}))
+        apply = ("apply", "--server-side", "--validate=strict", f"--as={OPERATOR}")
+        # A binding is not even tried without the role that it binds. Without owner, for the owner is not there.
+        roles = [manifest for manifest in manifests if manifest["kind"] == "Role"]
+        run_kubectl(*apply, text=yaml.safe_dump_all([{**made, "metadata": {**made["metadata"], "ownerReferences": []}} for made in roles]))
+        run_kubectl(*apply, "--dry-run=server", text=yaml.safe_dump_all(manifests))
+
+    @pytest.mark.parametrize("case", ["plain", "grown"])
+    async def test_who_may_inject_applies_what_graft_inject_prints(
+        self, editor: Kube, kube: Kube, namespace: str, case: str, until: Wait
+    ) -> None:
+        body = yaml.safe_load((INJECTED / case / "output.yaml").read_text())
+        body["metadata"] = {**body["metadata"], "namespace": namespace}
+        assert "graft-serving-admin" in (await refused(editor.create(DEPLOYMENTS, body)) or "")
+        await may_inject(kube, namespace, "eve", "prod")
+        await until(lambda: allowed(editor.create(DEPLOYMENTS, body)))
+
+
+READS_ROUTES = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["prod-routes"], "verbs": ["get", "list", "watch"]}
+FINDS_SERVERS = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+
+
+def role(namespace: str, *rules: Object, labels: dict[str, str] | None = None) -> Object:
+    labels = serving("gateway") if labels is None else labels
+    return {"metadata": {"name": "prod-gateway", "namespace": namespace, "labels": labels}, "rules": list(rules)}
+
+
+def role_binding(namespace: str, kind: str = "Role", name: str = "prod-gateway", subject: Object | None = None) -> Object:
+    subject = subject or {"kind": "ServiceAccount", "name": "graft-gateway-prod", "namespace": namespace}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    metadata = {"name": "prod-gateway", "namespace": namespace, "labels": serving("gateway")}
+    return {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
+
+
+class TestOperatorWrites:
+    """What holds the operator to what is graft's, where RBAC cannot."""
+
+    @pytest.fixture
+    def bodies(self, namespace: str) -> dict[Resource, Object]:
+        metadata = {"name": "prod-gateway", "namespace": namespace}
+        selector = {"matchLabels": serving("gateway")}
+        return {
+            SERVICES: {"metadata": metadata, "spec": {"ports": [{"port": 80}]}},
+            POD_DISRUPTION_BUDGETS: {"metadata": metadata, "spec": {"maxUnavailable": 1, "selector": selector}},
+            NETWORK_POLICIES: {"metadata": metadata, "spec": {"podSelector": selector}},
+            DEPLOYMENTS: deployment(namespace, "prod-gateway", {"metadata": {}, "spec": pod_spec("default")}),
+            ROLES: role(namespace, READS_ROUTES, labels={}),
+        }
+
+    async def test_only_with_a_label_of_graft(self, operator: Kube, kube: Kube, namespace: str, bodies: dict[Resource, Object]) -> None:
+        for resource, body in bodies.items():
+            labelled_body = {**body, "metadata": {**body["metadata"], "labels": serving("gateway")}}
+            assert "only with a label graft.dev/*" in (await refused(operator.create(resource, body)) or ""), resource
+            await operator.apply(resource, labelled_body)
+            await operator.apply(resource, labelled_body)
+
+    async def test_nothing_that_somebody_else_has_under_that_name(
+        self, operator: Kube, kube: Kube, namespace: str, bodies: dict[Resource, Object]
+    ) -> None:
+        for resource, body in bodies.items():
+            await kube.create(resource, body)
+            labelled_body = {**body, "metadata": {**body["metadata"], "labels": serving("gateway")}}
+            assert await refused(operator.apply(resource, labelled_body)), resource
+            if resource is not ROLES:
+                assert await refused(operator.delete(resource, namespace, "prod-gateway")), resource
+
+    async def test_only_records_among_config_maps(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        await kube.create(CONFIG_MAPS, config_map(namespace, "theirs"))
+        for body in (config_map(namespace, "theirs", {"graft.dev/record": "routes"}), config_map(namespace, "x", {"graft.dev/other": "y"})):
+            assert "only with the label graft.dev/record" in (await refused(operator.apply(CONFIG_MAPS, body)) or "")
+        await operator.apply(CONFIG_MAPS, config_map(namespace, "prod-routes", {"graft.dev/record": "routes"}))
+        await operator.apply(CONFIG_MAPS, config_map(namespace, "prod-routes", {"graft.dev/record": "routes"}) | {"data": {"a": "b"}})
+
+    async def test_only_service_accounts_of_graft(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        body = {"metadata": {"name": "default", "namespace": namespace, "annotations": {"a": "b"}}}
+        assert "only with a name graft-*" in (await refused(operator.apply(SERVICE_ACCOUNTS, body)) or "")
+        await operator.apply(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-gateway-prod", "namespace": namespace}})
+
+    async def test_of_adapters_only_finalizers_and_status(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        artifact = {"uri": "s3://adapters/x", "digest": f"sha256:{'1' * 64}", "sizeBytes": 1}
+        spec = {"artifact": artifact, "domain": "dsl", "baseModelDigest": f"sha256:{'0' * 64}", "endpointRef": {"name": "prod"}}
+        await operator.create(ADAPTERS, {"metadata": {"name": "a", "namespace": namespace}, "spec": spec})
+        await operator.merge_patch(ADAPTERS, namespace, "a", {"metadata": {"finalizers": ["graft.dev/drain"]}})
+        await operator.merge_patch(ADAPTERS, namespace, "a", {"status": {"phase": "Pending"}}, subresource="status")
+        message = await refused(operator.merge_patch(ADAPTERS, namespace, "a", {"spec": {"promote": False}}))
+        assert "never what they are" in (message or "")
+        await kube.merge_patch(ADAPTERS, namespace, "a", {"spec": {"promote": False}})
+        await operator.merge_patch(ADAPTERS, namespace, "a", {"metadata": {"finalizers": None}})
+
+    async def test_it_grants_what_gateways_and_agents_need(self, operator: Kube, acting: Act, namespace: str, until: Wait) -> None:
+        await operator.apply(ROLES, role(namespace, READS_ROUTES, FINDS_SERVERS))
+        await operator.apply(ROLE_BINDINGS, role_binding(namespace))
+        gateway = acting(f"system:serviceaccount:{namespace}:graft-gateway-prod")
+        await until(lambda: allowed(gateway.get(CONFIG_MAPS, namespace, "prod-routes")))
+        await gateway.list(CONFIG_MAPS, Selection(namespace, fields="metadata.name=prod-routes"))
+        assert not await allowed(gateway.get(CONFIG_MAPS, namespace, "prod-ledger"))
+        assert not await allowed(gateway.list(CONFIG_MAPS, Selection(namespace)))
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            pytest.param({**READS_ROUTES, "resourceNames": []}, id="all ConfigMaps"),
+            pytest.param({**READS_ROUTES, "verbs": ["get", "patch"]}, id="writing"),
+            pytest.param({**READS_ROUTES, "resources": ["configmaps", "pods"]}, id="something else beside"),
+            pytest.param({"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}, id="what it has itself"),
+        ],
+    )
+    async def test_it_grants_no_more(self, operator: Kube, namespace: str, rule: Object) -> None:
+        assert "grants no more than to read" in (await refused(operator.apply(ROLES, role(namespace, FINDS_SERVERS, rule))) or "")
+
+    async def test_what_it_does_not_have_it_could_not_grant_without_a_policy_either(self, operator: Kube, namespace: str) -> None:
+        secrets = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x"], "verbs": ["get"]}
+        with pytest.raises(Forbidden, match="attempting to grant RBAC permissions not currently held"):
+            await operator.apply(ROLES, role(namespace, secrets))
+        with pytest.raises(Forbidden, match="attempting to grant RBAC permissions not currently held"):
+            await operator.apply(ROLE_BINDINGS, role_binding(namespace, "ClusterRole", "edit"))
+
+    async def test_it_binds_roles_to_service_accounts_of_the_namespace(self, operator: Kube, namespace: str) -> None:
+        await operator.apply(ROLES, role(namespace, READS_ROUTES))
+        elsewhere = {"kind": "ServiceAccount", "name": "graft-gateway-prod", "namespace": "default"}
+        somebody = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}
+        for body in (role_binding(namespace, subject=elsewhere), role_binding(namespace, subject=somebody)):
+            assert "service accounts of the same namespace" in (await refused(operator.apply(ROLE_BINDINGS, body)) or "")
+
+
 class TestRights:
     async def test_what_the_operator_needs_is_what_it_has(self, operator: Kube, namespace: str) -> None:
         reviews = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)
@@ -603,6 +1117,14 @@ class TestRights:
             return bool(answer["status"]["allowed"])
 
         assert await may("create", "batch", "jobs", namespace)
+        assert await may("patch", "graft.dev", "modelendpoints", namespace, "x", "status")
+        assert not await may("patch", "graft.dev", "modelendpoints", namespace, "x")
+        assert not await may("delete", "graft.dev", "adapters", namespace, "x")
+        assert not await may("escalate", "rbac.authorization.k8s.io", "roles", namespace)
+        assert not await may("bind", "rbac.authorization.k8s.io", "roles", namespace)
+        assert not await may("create", "rbac.authorization.k8s.io", "clusterroles", "")
+        assert not await may("delete", "", "configmaps", namespace, "prod-ledger")
+        assert not await may("inject", "graft.dev", "modelendpoints", namespace)
         assert await may("patch", "graft.dev", "finetunejobs", namespace, "x", "status")
         assert await may("patch", "", "secrets", "graft-system", "graft-reports-tls")
         assert not await may("get", "", "secrets", "graft-system", "other")

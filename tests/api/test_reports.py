@@ -18,7 +18,9 @@ from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import CONFIG_MAPS, ENDPOINT_SLICES, JOBS, PODS, SECRETS, SERVICES, Object, Resource
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import Material, SecretCertificate, service_names
-from graft_operator.reports.identity import Foreign, Identities, Unauthenticated
+from graft_operator.reports.chains import Foreign, Unauthenticated
+from graft_operator.reports.fleet import Fleet
+from graft_operator.reports.identity import Identities
 from graft_operator.reports.server import ReportsServer
 from graft_operator.reports.service import ReportsEndpoint
 from graft_operator.reports.sink import Caller, Superseded
@@ -189,7 +191,7 @@ class TestServer:
         certificate = ServingCertificate(source, CLOCK)
         await certificate.refresh()
         await Trust(kube, CLOCK, lambda: certificate.bundle).ensure(namespace)
-        server = ReportsServer(Sink(), Identities(kube, CLOCK), lambda: True, CLOCK)
+        server = ReportsServer(Sink(), Identities(kube, CLOCK), lambda: True, CLOCK, Fleet(CLOCK, lambda _: None))
         (port,) = free_ports(1)
         task = asyncio.create_task(server.run(certificate.context, "127.0.0.1", port))
         yield port, await source.current()

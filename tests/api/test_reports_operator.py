@@ -22,12 +22,17 @@ import yaml
 from graft_devcluster.apitier import ApiServer, free_ports
 from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.resources import (
+    ADAPTERS,
     CONFIG_MAPS,
+    DEPLOYMENTS,
     ENDPOINT_SLICES,
     FINE_TUNE_JOBS,
     JOBS,
+    MODEL_ENDPOINTS,
     PODS,
+    ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
+    SERVICES,
     Object,
     Resource,
 )
@@ -139,6 +144,49 @@ def is_granted(event: dict[str, Any], rights: set[tuple[str, str, str, str]]) ->
     return any((about.get("apiGroup", ""), full, name, event["verb"]) in rights for name in ("*", about.get("name", "")))
 
 
+ENDPOINT: Object = {
+    "baseModel": {"uri": "s3://models/base", "digest": f"sha256:{'0' * 64}"},
+    "replicas": 2,
+    "gateway": {"anonymous": True},
+    "domains": [{"name": "dsl"}],
+    "trustedKeys": [],
+}
+ADAPTER: Object = {
+    "artifact": {"uri": "s3://adapters/x", "digest": f"sha256:{'1' * 64}", "sizeBytes": 1},
+    "domain": "dsl",
+    "baseModelDigest": f"sha256:{'0' * 64}",
+    "endpointRef": {"name": "prod"},
+}
+
+
+async def serve(kube: Kube, namespace: str, until: Callable[..., Awaitable[Any]]) -> None:
+    """A ModelEndpoint from beginning to end, by way of a server of the user's own: all that is made, changed and deleted for one."""
+    await kube.create(MODEL_ENDPOINTS, {"metadata": {"name": "prod", "namespace": namespace}, "spec": ENDPOINT})
+    await kube.create(ADAPTERS, {"metadata": {"name": "dsl-1", "namespace": namespace}, "spec": ADAPTER})
+    for resource, name in ((DEPLOYMENTS, "prod-server"), (DEPLOYMENTS, "prod-gateway"), (SERVICES, "prod-gateway")):
+        await until(lambda resource=resource, name=name: kube.get(resource, namespace, name), 60)
+    for name in ("prod-routes", "prod-ledger"):
+        await until(lambda name=name: kube.get(CONFIG_MAPS, namespace, name), 60)
+
+    async def status(resource: Resource, name: str) -> Object | None:
+        found = await kube.get(resource, namespace, name)
+        return ((found or {}).get("status") or {}).get("phase")
+
+    await until(lambda: status(MODEL_ENDPOINTS, "prod"), 60)
+    await until(lambda: status(ADAPTERS, "dsl-1"), 60)
+    await kube.merge_patch(MODEL_ENDPOINTS, namespace, "prod", {"spec": {"server": {"existing": {"deployment": "vllm"}}}})
+
+    async def absent(resource: Resource, name: str) -> bool:
+        return await kube.get(resource, namespace, name) is None
+
+    for resource, name in ((DEPLOYMENTS, "prod-server"), (SERVICE_ACCOUNTS, "graft-server-prod"), (ROLE_BINDINGS, "graft-server-prod")):
+        await until(lambda resource=resource, name=name: absent(resource, name), 60)
+    await kube.delete(ADAPTERS, namespace, "dsl-1")
+    await kube.delete(MODEL_ENDPOINTS, namespace, "prod")
+    await until(lambda: absent(ADAPTERS, "dsl-1"), 60)
+    await until(lambda: absent(DEPLOYMENTS, "prod-gateway"), 60)
+
+
 async def test_it_works_with_its_rights_and_uses_no_others(
     kube: Kube, namespace: str, health: tuple[str, Path], api_server: ApiServer, chart: Any, until: Callable[..., Awaitable[Any]]
 ) -> None:
@@ -170,6 +218,7 @@ async def test_it_works_with_its_rights_and_uses_no_others(
         slice_ = await until(lambda: kube.get(ENDPOINT_SLICES, "graft-system", "graft-reports"))
         assert slice_["endpoints"][0]["addresses"] == ["10.1.2.3"]
         await kube.delete(FINE_TUNE_JOBS, namespace, "tune")
+        await serve(kube, namespace, until)
     except TimeoutError:
         pytest.fail(log.read_text())
     events = await until(lambda: audited(api_server))

@@ -19,7 +19,17 @@ HELM = Toolbox(cache_root()).path("helm")
 
 SECOND = "replicas=2"
 CERT_MANAGER = "reports.certManager.enabled=true,reports.certManager.issuerRef.name=ca"
-FORBIDDEN = {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "roles", "clusterroles", "rolebindings"}
+POLICIES = [
+    "graft-deployments",
+    "graft-jobs",
+    "graft-operator-writes",
+    "graft-pods",
+    "graft-records",
+    "graft-replicasets",
+    "graft-scale",
+    "graft-tokens",
+]
+PEOPLE = ("graft-user", "graft-view", "graft-serving-admin")
 EVERYTHING = (
     SECOND,
     "networkPolicy.enabled=true",
@@ -89,14 +99,31 @@ class TestRights:
         assert ("Secret", "graft-reports-tls") not in objects
         assert objects["Certificate", "graft-reports"]["spec"]["dnsNames"][0] == "graft-reports.graft-system.svc"
 
-    def test_no_wildcards_no_exec_no_granting_and_nobody_else(self, chart: Any) -> None:
-        for rule in rules(chart(), "graft-operator", "graft-operator-workloads", "graft-user", "graft-view"):
+    def test_no_wildcards_no_exec_no_granting_of_more_and_nobody_else(self, chart: Any) -> None:
+        for rule in rules(chart(), "graft-operator", "graft-operator-workloads", *PEOPLE):
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
-            assert not {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "roles", "clusterroles"} & set(
-                rule["resources"]
-            )
+            assert not {"pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"} & set(rule["resources"])
+            assert not {"clusterroles", "clusterrolebindings", "pods/ephemeralcontainers", "deployments/scale"} & set(rule["resources"])
             assert "nonResourceURLs" not in rule
+
+    def test_who_grants_a_right_has_it_and_no_right_to_grant_others(self, chart: Any) -> None:
+        """What agents and gateways may: read their routes, and find servers."""
+        granting = [rule for rule in operator_rules(chart()) if {"roles", "rolebindings"} & set(rule["resources"])]
+        assert [rule["verbs"] for rule in granting] == [["get", "create", "patch"], ["delete"]]
+        held = {(r, v) for rule in operator_rules(chart()) for r in rule["resources"] for v in rule["verbs"] if "resourceNames" not in rule}
+        assert {("configmaps", verb) for verb in ("get", "list", "watch")} <= held
+        assert {("endpointslices", verb) for verb in ("list", "watch")} <= held
+        assert not [rule for rule in rules(chart(), *PEOPLE) if "rbac.authorization.k8s.io" in rule["apiGroups"]]
+
+    def test_nobody_is_given_inject_by_a_built_in_role(self, chart: Any) -> None:
+        objects = chart()
+        assert not [rule for rule in rules(objects, "graft-user", "graft-view") if "inject" in rule["verbs"]]
+        assert objects["ClusterRole", "graft-serving-admin"]["rules"] == [
+            {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["inject"]}
+        ]
+        labels = objects["ClusterRole", "graft-serving-admin"]["metadata"]["labels"]
+        assert not [label for label in labels if "aggregate" in label]
 
     def test_the_operator_writes_no_users_object_but_its_status(self, chart: Any) -> None:
         written = {
@@ -106,11 +133,19 @@ class TestRights:
             for verb in rule["verbs"]
             if "graft.dev" in rule["apiGroups"] and verb not in ("get", "list", "watch")
         }
-        assert written == {("finetunejobs/status", "patch"), ("finetunejobs/finalizers", "update"), ("adapters", "create")}
+        kinds = ("finetunejobs", "modelendpoints", "adapters")
+        subresources = {(f"{kind}/{part}", verb) for kind in kinds for part, verb in (("status", "patch"), ("finalizers", "update"))}
+        # Its finalizer: what else a patch could change, the policy graft-operator-writes refuses.
+        assert written == subresources | {("adapters", "create"), ("adapters", "patch")}
+
+    def test_the_operator_deletes_nothing_that_others_own(self, chart: Any) -> None:
+        deleted = {resource for rule in operator_rules(chart()) for resource in rule["resources"] if "delete" in rule["verbs"]}
+        workloads, rights = {"jobs", "deployments"}, {"serviceaccounts", "rolebindings"}
+        assert deleted == workloads | rights | {"services", "poddisruptionbudgets", "networkpolicies", "endpointslices"}
 
     def test_people_never_write_status(self, chart: Any) -> None:
-        for rule in rules(chart(), "graft-user", "graft-view"):
-            assert not [resource for resource in rule["resources"] if "/" in resource]
+        below = {resource for rule in rules(chart(), *PEOPLE) for resource in rule["resources"] if "/" in resource}
+        assert below == {"modelendpoints/scale"}
 
     def test_rights_are_bound_only_where_is_watched(self, chart: Any) -> None:
         assert ("ClusterRoleBinding", "graft-operator-workloads") in chart()
@@ -156,6 +191,28 @@ class TestDeployment:
     def test_trainer_image(self, chart: Any, settings: tuple[str, ...], image: str) -> None:
         assert environment(chart(*settings))["GRAFT_TRAINER_IMAGE"] == image
 
+    @pytest.mark.parametrize(
+        ("settings", "image", "policy"),
+        [
+            ((), "ghcr.io/graft-dev/serving:0.1.0", "IfNotPresent"),
+            (("serving.image.tag=v2", "serving.image.pullPolicy=Always"), "ghcr.io/graft-dev/serving:v2", "Always"),
+            ((f"serving.image.digest=sha256:{'0' * 64}",), f"ghcr.io/graft-dev/serving@sha256:{'0' * 64}", "IfNotPresent"),
+        ],
+        ids=["the chart's version", "a tag", "a digest wins"],
+    )
+    def test_serving_image(self, chart: Any, settings: tuple[str, ...], image: str, policy: str) -> None:
+        given = environment(chart(*settings))
+        assert (given["GRAFT_SERVING_IMAGE"], given["GRAFT_SERVING_PULL_POLICY"]) == (image, policy)
+
+    def test_vllm_image(self, chart: Any) -> None:
+        """Any image that has vLLM, by default the public one, of the version that the tests run against."""
+        given = environment(chart())
+        assert (given["GRAFT_VLLM_IMAGE"], given["GRAFT_VLLM_PULL_POLICY"]) == ("vllm/vllm-openai:v0.32.0", "IfNotPresent")
+        given = environment(chart("vllm.image.repository=mirror/vllm", "vllm.image.tag=v0.33.0", "vllm.image.pullPolicy=Never"))
+        assert (given["GRAFT_VLLM_IMAGE"], given["GRAFT_VLLM_PULL_POLICY"]) == ("mirror/vllm:v0.33.0", "Never")
+        digest = f"sha256:{'0' * 64}"
+        assert environment(chart("vllm.image.tag=", f"vllm.image.digest={digest}"))["GRAFT_VLLM_IMAGE"] == f"vllm/vllm-openai@{digest}"
+
     def test_the_operator_understands_its_environment(self, chart: Any) -> None:
         from graft_operator.config import Config, from_environment
 
@@ -177,7 +234,7 @@ class TestPolicies:
     def test_each_is_bound_to_deny_and_fails_closed(self, chart: Any) -> None:
         objects = chart()
         names = sorted(name for kind, name in objects if kind == "ValidatingAdmissionPolicy")
-        assert names == ["graft-jobs", "graft-pods", "graft-records", "graft-tokens"]
+        assert names == POLICIES
         for name in names:
             assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
             assert objects["ValidatingAdmissionPolicyBinding", name]["spec"] == {"policyName": name, "validationActions": ["Deny"]}
@@ -190,6 +247,14 @@ class TestPolicies:
         policies = {name: o for (kind, name), o in objects.items() if kind == "ValidatingAdmissionPolicy"}
         bindings = {name: o for (kind, name), o in objects.items() if kind == "ValidatingAdmissionPolicyBinding"}
         assert missing(expected, policies, bindings) == []
+
+    def test_the_operator_may_read_each(self, chart: Any) -> None:
+        (rule,) = [rule for rule in operator_rules(chart()) if "validatingadmissionpolicies" in rule["resources"]]
+        assert rule["resourceNames"] == POLICIES
+
+    def test_the_operator_s_own_deployment_is_helm_s_to_change(self, chart: Any) -> None:
+        conditions = chart()["ValidatingAdmissionPolicy", "graft-deployments"]["spec"]["matchConditions"]
+        assert conditions[0]["expression"] == "request.namespace != 'graft-system'"
 
     def test_nobody_unnamed_is_let_through(self, chart: Any) -> None:
         text = yaml.safe_dump(chart()["ValidatingAdmissionPolicy", "graft-jobs"])
@@ -224,6 +289,8 @@ class TestValues:
             pytest.param("logLevel=loud", id="not a level"),
             pytest.param("reports.certManager.enabled=true", id="cert-manager without an issuer"),
             pytest.param("serviceAccount.name=other", id="a service account that the policies do not protect"),
+            pytest.param("vllm.image.tag=", id="no version of vLLM"),
+            pytest.param("serving.image.pullPolicy=Sometimes", id="not a pull policy"),
             pytest.param("extraEnv[0].name=GRAFT_X", id="a variable that is the chart's own"),
         ],
     )

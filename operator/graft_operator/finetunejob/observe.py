@@ -6,6 +6,7 @@ from typing import Any
 from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
 from graft_api.schema import Invalid, parse
 from graft_operator.engine.kube import Kube, Selection
+from graft_operator.engine.ownership import is_controlled_by
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, JOBS, PODS
 from graft_operator.finetunejob import children
 from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL, Parent
@@ -44,12 +45,6 @@ async def observe(kube: Kube, guard: PolicyGuard, resource: Manifest) -> Observe
         policies_missing=tuple(missing),
         policies_missing_seconds=guard.missing_seconds,
     )
-
-
-def is_controlled_by(resource: Manifest, uid: str) -> bool:
-    """Whether an object's controller is the one with this uid: labels and names can be copied by anybody."""
-    owners = resource["metadata"].get("ownerReferences", [])
-    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
 def _spec(resource: Manifest) -> FineTuneJobSpec | Invalid:

@@ -17,11 +17,12 @@ from graft_operator.engine.errors import AlreadyExists, Forbidden, NotYet
 from graft_operator.engine.errors import Invalid as RefusedByServer
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube
+from graft_operator.engine.ownership import is_controlled_by
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, FINE_TUNE_JOBS, JOBS, Resource
 from graft_operator.engine.status import write_status
 from graft_operator.finetunejob import children, decide
-from graft_operator.finetunejob.observe import is_controlled_by, observe
+from graft_operator.finetunejob.observe import observe
 from graft_operator.finetunejob.observed import Observed, Settings
 from graft_operator.finetunejob.summarize import happenings
 from graft_operator.reports.ca import Trust

@@ -1,22 +1,27 @@
 """
-Who is speaking: from a bearer token to the pod, its Job and its FineTuneJob.
+Who is speaking: from a bearer token to the pod, and from there to the object that it works for (`chains.py`).
 
-The body of a report proves nothing. The token is bound to a pod by the kubelet, the pod to a Job and the Job to a FineTuneJob
-by controller references, and who may create such pods is held by the admission policies (`policies.py`).
+The body of a report proves nothing. The token is bound to a pod by the kubelet, and the pod to its owners by controller references.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
+from graft_api.dataplane import SERVER
 from graft_api.reports import AUDIENCE
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.kube import Kube
-from graft_operator.engine.resources import FINE_TUNE_JOBS, JOBS, PODS, TOKEN_REVIEWS, Object, Resource
-from graft_operator.reports.sink import Caller
+from graft_operator.engine.resources import DEPLOYMENTS, JOBS, MODEL_ENDPOINTS, PODS, REPLICA_SETS, TOKEN_REVIEWS, Object
+from graft_operator.reports import chains
+from graft_operator.reports.chains import Foreign, Speaker, Unauthenticated
+from graft_operator.reports.sink import Caller, FleetCaller
 
 ACCEPTED_SECONDS = 60.0
 """How long a proven token is believed: a deleted pod may speak for this long at most, and the claim fences it anyway."""
@@ -30,34 +35,11 @@ MAX_QUESTIONS = 16
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+_ENDPOINT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
-
-class Unauthenticated(Exception):  # noqa: N818 - a statement about the caller
-    """The token is not one that the API server vouches for, for our audience: 401."""
-
-
-class Foreign(Exception):  # noqa: N818 - a statement about the caller
-    """The token is genuine, but its bearer is no live pod of a FineTuneJob: 403."""
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """What a token proves by itself: a pod by name and uid, and its service account."""
-
-    namespace: str
-    service_account: str
-    pod_name: str
-    pod_uid: str
-
-
-@dataclass(frozen=True)
-class Controller:
-    """The one owner reference with `controller: true`."""
-
-    kind: str
-    api_version: str
-    name: str
-    uid: str
+C = TypeVar("C", Caller, FleetCaller)
+Chain = Callable[[Speaker], Awaitable[C]]
+Answer = Caller | FleetCaller | Foreign | Unauthenticated
 
 
 def token_of(authorization: str | None) -> str:
@@ -89,58 +71,11 @@ def speaker_of(review: Object) -> Speaker:
     return Speaker(namespace, account, _only(user, _POD_NAME), _only(user, _POD_UID))
 
 
-def live_pod(pod: Object | None, speaker: Speaker) -> Object:
-    """The very pod that the token was made for. Raises `Foreign`."""
-    if pod is None:
-        raise Foreign(f"pod {speaker.pod_name} is gone")
-    if pod["metadata"].get("uid") != speaker.pod_uid:
-        raise Foreign(f"pod {speaker.pod_name} is another one by now")
-    if pod["metadata"].get("deletionTimestamp"):
-        raise Foreign(f"pod {speaker.pod_name} is being deleted")
-    return pod
-
-
-def job_of(pod: Object) -> Controller:
-    """The Job that controls a pod. Raises `Foreign`."""
-    return _controller(pod, JOBS, f"pod {pod['metadata']['name']}")
-
-
-def owner_of(job: Object | None, controller: Controller) -> Controller:
-    """The FineTuneJob that controls the very Job that controls the pod. Raises `Foreign`."""
-    if job is None or job["metadata"].get("uid") != controller.uid:
-        raise Foreign(f"Job {controller.name} is gone")
-    return _controller(job, FINE_TUNE_JOBS, f"Job {controller.name}")
-
-
-def caller_of(speaker: Speaker, pod: Object, job: Controller, owner: Controller) -> Caller:
-    """Put the chain together."""
-    return Caller(
-        pod_name=speaker.pod_name,
-        pod_uid=speaker.pod_uid,
-        pod_created_at=pod["metadata"]["creationTimestamp"],
-        namespace=speaker.namespace,
-        service_account=speaker.service_account,
-        job_name=job.name,
-        job_uid=job.uid,
-        owner_name=owner.name,
-        owner_uid=owner.uid,
-    )
-
-
 def _only(user: Object, key: str) -> str:
     values = (user.get("extra") or {}).get(key) or []
     if len(values) != 1 or not values[0]:
         raise Foreign("the token is not bound to a pod: use a projected service account token")
     return str(values[0])
-
-
-def _controller(owned: Object, wanted: Resource, what: str) -> Controller:
-    references = [reference for reference in owned["metadata"].get("ownerReferences") or [] if reference.get("controller")]
-    for reference in references:
-        group = reference["apiVersion"].partition("/")[0] if "/" in reference["apiVersion"] else ""
-        if (group, reference["kind"]) == (wanted.group, wanted.kind):
-            return Controller(reference["kind"], reference["apiVersion"], reference["name"], reference["uid"])
-    raise Foreign(f"{what} is not controlled by a {wanted.kind}")
 
 
 class Identities:
@@ -150,41 +85,78 @@ class Identities:
         self._kube = kube
         self._clock = clock
         self._questions = asyncio.Semaphore(MAX_QUESTIONS)
-        self._known: OrderedDict[bytes, tuple[float, Caller | Foreign | Unauthenticated]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, Answer]] = OrderedDict()
 
     async def caller(self, authorization: str | None) -> Caller:
         """
-        Prove who sent this Authorization header.
+        Prove which training pod sent this Authorization header.
 
         Raises `Unauthenticated` (401), `Foreign` (403) or a `KubeError` when the API server could not be asked (503).
         """
+        return await self._proven(Caller, authorization, "", self._training)
+
+    async def fleet_caller(self, authorization: str | None, namespace: str, endpoint: str) -> FleetCaller:
+        """
+        Prove which pod of the data plane sent this header. Of which endpoint and in which role it is, the answer says.
+
+        `namespace` and `endpoint` are those of the request's path: an endpoint may name a server that does not know it.
+        Raises as `caller`.
+        """
+        if not _ENDPOINT_NAME.fullmatch(endpoint):
+            raise Foreign("no ModelEndpoint has such a name")
+        chain = partial(self._fleet, namespace=namespace, endpoint=endpoint)
+        return await self._proven(FleetCaller, authorization, f"{namespace}/{endpoint}", chain)
+
+    async def _proven(self, kind: type[C], authorization: str | None, about: str, chain: Chain[C]) -> C:
         token = token_of(authorization)
-        key = hashlib.sha256(token.encode()).digest()
+        key = hashlib.sha256(f"{about} {token}".encode()).digest()  # neither has a space
         answer = self._remembered(key)
         if answer is None:
-            answer = await self._ask(token)
+            answer = await self._ask(token, chain)
             self._remember(key, answer)
-        if isinstance(answer, Caller):
+        if isinstance(answer, kind):
             return answer
-        raise type(answer)(str(answer))
+        if isinstance(answer, Foreign | Unauthenticated):
+            raise type(answer)(str(answer))  # a new one: a traceback would grow each time the same is raised
+        raise TypeError(f"a token was proven to be a {type(answer).__name__}, not a {kind.__name__}")
 
-    async def _ask(self, token: str) -> Caller | Foreign | Unauthenticated:
+    async def _ask(self, token: str, chain: Chain[C]) -> C | Foreign | Unauthenticated:
         async with self._questions:
             try:
-                speaker = speaker_of(await self._kube.create(TOKEN_REVIEWS, token_review(token)))
-                pod = live_pod(await self._kube.get(PODS, speaker.namespace, speaker.pod_name), speaker)
-                job = job_of(pod)
-                owner = owner_of(await self._kube.get(JOBS, speaker.namespace, job.name), job)
+                return await chain(speaker_of(await self._kube.create(TOKEN_REVIEWS, token_review(token))))
             except (Foreign, Unauthenticated) as refusal:
                 return refusal
-            return caller_of(speaker, pod, job, owner)
 
-    def _remembered(self, key: bytes) -> Caller | Foreign | Unauthenticated | None:
+    async def _training(self, speaker: Speaker) -> Caller:
+        pod = chains.live_pod(await self._kube.get(PODS, speaker.namespace, speaker.pod_name), speaker)
+        job = chains.job_of(pod)
+        owner = chains.owner_of(await self._kube.get(JOBS, speaker.namespace, job.name), job)
+        return chains.caller_of(speaker, pod, job, owner)
+
+    async def _fleet(self, speaker: Speaker, namespace: str, endpoint: str) -> FleetCaller:
+        if speaker.namespace != namespace:
+            raise Foreign(f"pod {speaker.pod_name} is in namespace {speaker.namespace}")
+        pod = chains.pod_of(await self._kube.get(PODS, namespace, speaker.pod_name), speaker)
+        deployment = await self._deployment(pod)
+        if owner := chains.endpoint_of(deployment):
+            return chains.fleet_caller_of(speaker, pod, chains.role_of(speaker, pod, owner.name), owner)
+        found = await self._kube.get(MODEL_ENDPOINTS, namespace, endpoint)
+        return chains.fleet_caller_of(speaker, pod, SERVER, chains.injected_into(speaker, pod, deployment, found, endpoint))
+
+    async def _deployment(self, pod: Object) -> Object:
+        """The Deployment that a pod comes from."""
+        namespace = pod["metadata"]["namespace"]
+        by = chains.controller_of(pod, REPLICA_SETS, f"pod {pod['metadata']['name']}")
+        replica_set = chains.very(await self._kube.get(REPLICA_SETS, namespace, by.name), by)
+        by = chains.controller_of(replica_set, DEPLOYMENTS, f"ReplicaSet {by.name}")
+        return chains.very(await self._kube.get(DEPLOYMENTS, namespace, by.name), by)
+
+    def _remembered(self, key: bytes) -> Answer | None:
         until, answer = self._known.get(key, (0.0, None))
         return answer if self._clock.monotonic() < until else None
 
-    def _remember(self, key: bytes, answer: Caller | Foreign | Unauthenticated) -> None:
-        seconds = ACCEPTED_SECONDS if isinstance(answer, Caller) else REFUSED_SECONDS
+    def _remember(self, key: bytes, answer: Answer) -> None:
+        seconds = REFUSED_SECONDS if isinstance(answer, Exception) else ACCEPTED_SECONDS
         self._known[key] = (self._clock.monotonic() + seconds, answer)
         self._known.move_to_end(key)
         while len(self._known) > CACHE_SIZE:

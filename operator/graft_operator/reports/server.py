@@ -1,5 +1,5 @@
 """
-The HTTPS server of the reports: routes as in `graft_api.reports`.
+The HTTPS server of the reports: routes as in `graft_api.reports` and `graft_api.fleet`.
 
 A handler reads, proves who speaks, parses, asks the sink, and hands its answer to the pod. Nothing of a body is ever logged.
 """
@@ -12,21 +12,27 @@ import logging
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel
 
+from graft_api.dataplane import GATEWAY, SERVER
+from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.reports import MAX_BODY_BYTES, ClaimGrant, ClaimRequest, ProgressReport, TerminalResult
 from graft_api.schema import Invalid, parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.errors import KubeError, LeadershipLost, NotYet
+from graft_operator.reports.chains import Foreign, Unauthenticated
 from graft_operator.reports.coalesce import Coalescer
-from graft_operator.reports.identity import Foreign, Identities, Unauthenticated
+from graft_operator.reports.identity import Identities
 from graft_operator.reports.service import PORT
-from graft_operator.reports.sink import Caller, Refusal, ReportSink, Superseded
+from graft_operator.reports.sink import Caller, FleetCaller, FleetSink, Refusal, ReportSink, Superseded
 
+MAX_FLEET_BODY_BYTES = 256 * 1024
+"""Room for an agent that has something to say about each of 64 versions."""
 READ_SECONDS = 10.0
 """For the body."""
 ANSWER_SECONDS = 30.0
@@ -43,13 +49,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class ReportsServer:
     """
-    Listens with `context` and hands reports to `sink` while `leading()` holds.
+    Listens with `context` and hands reports to `sink` and `fleet` while `leading()` holds.
 
     `identities` asks the API server; `clock` measures the coalescer's pauses.
     """
 
-    def __init__(self, sink: ReportSink, identities: Identities, leading: Callable[[], bool], clock: Clock) -> None:
+    def __init__(self, sink: ReportSink, identities: Identities, leading: Callable[[], bool], clock: Clock, fleet: FleetSink) -> None:
         self._sink = sink
+        self._fleet = fleet
         self._identities = identities
         self._leading = leading
         self.coalescer = Coalescer(sink.progress, clock)
@@ -71,6 +78,9 @@ class ReportsServer:
         application.router.add_post(f"{root}/claim", self._claim)
         application.router.add_post(f"{root}/progress", self._progress)
         application.router.add_post(f"{root}/result", self._result)
+        root = "/v1/namespaces/{namespace}/modelendpoints/{name}"
+        application.router.add_post(f"{root}/agent", partial(self._heard, AgentReport, SERVER, self._fleet.heard_agent))
+        application.router.add_post(f"{root}/gateway", partial(self._heard, GatewayReport, GATEWAY, self._fleet.heard_gateway))
         return application
 
     async def _claim(self, request: web.Request) -> web.Response:
@@ -96,9 +106,16 @@ class ReportsServer:
         wanted = request.match_info["namespace"], request.match_info["name"]
         if (caller.namespace, caller.owner_name) != wanted:
             raise Foreign(f"pod {caller.pod_name} belongs to {caller.namespace}/{caller.owner_name}")
-        async with asyncio.timeout(READ_SECONDS):
-            body = await request.read()
-        return caller, _parsed(model, body)
+        return caller, await _body(request, model)
+
+    async def _heard(self, model: type[M], role: str, hear: Callable[[FleetCaller, M], None], request: web.Request) -> web.Response:
+        """A report of the data plane, taken at once: it is a whole picture, and the next one is due in seconds."""
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        caller = await self._identities.fleet_caller(request.headers.get("Authorization"), namespace, name)
+        if (caller.namespace, caller.endpoint_name, caller.role) != (namespace, name, role):
+            raise Foreign(f"pod {caller.pod_name} is a {caller.role} of {caller.namespace}/{caller.endpoint_name}")
+        hear(caller, await _body(request.clone(client_max_size=MAX_FLEET_BODY_BYTES), model))
+        return web.Response(status=HTTPStatus.NO_CONTENT)
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -117,6 +134,11 @@ class ReportsServer:
 
 class _BadReport(Exception):  # noqa: N818 - a statement about the body
     """Not `Invalid` itself: what the sink finds invalid is not the pod's mistake."""
+
+
+async def _body(request: web.BaseRequest, model: type[M]) -> M:
+    async with asyncio.timeout(READ_SECONDS):
+        return _parsed(model, await request.read())
 
 
 def _parsed(model: type[M], body: bytes) -> M:

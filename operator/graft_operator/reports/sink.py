@@ -1,8 +1,9 @@
-"""The seam between the reports server and the reconciler: who speaks, what they say, and the three ways to refuse it."""
+"""The seam between the reports server and the reconcilers: who speaks, what they say, and the three ways to refuse it."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.reports import ClaimRequest, ProgressReport, TerminalResult
 
 
@@ -21,6 +22,22 @@ class Caller:
     job_uid: str
     owner_name: str
     owner_uid: str
+
+
+@dataclass(frozen=True)
+class FleetCaller:
+    """Who a token was proven to belong to: a live pod of the data plane, and the ModelEndpoint that it works for."""
+
+    pod_name: str
+    pod_uid: str
+    pod_created_at: str
+    namespace: str
+    service_account: str
+    """`dataplane.server_account` or `gateway_account` of the endpoint; a server may have one of the user's own."""
+    role: str
+    """`dataplane.SERVER` or `dataplane.GATEWAY`."""
+    endpoint_name: str
+    endpoint_uid: str
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer to the pod, not a fault of ours
@@ -55,3 +72,13 @@ class ReportSink(Protocol):
 
     async def result(self, caller: Caller, namespace: str, name: str, result: TerminalResult) -> None:
         """Persist the terminal result. Idempotent: the pod also leaves it in its termination message."""
+
+
+class FleetSink(Protocol):
+    """Takes reports of the data plane. The caller's endpoint and role were checked before. Never waits and never refuses."""
+
+    def heard_agent(self, caller: FleetCaller, report: AgentReport) -> None:
+        """Take a server pod's whole picture."""
+
+    def heard_gateway(self, caller: FleetCaller, report: GatewayReport) -> None:
+        """Take a gateway's whole picture."""

@@ -6,18 +6,8 @@ from typing import Any
 import pytest
 
 from graft_operator.engine.errors import Unavailable
-from graft_operator.reports.identity import (
-    CACHE_SIZE,
-    Foreign,
-    Identities,
-    Unauthenticated,
-    job_of,
-    live_pod,
-    owner_of,
-    speaker_of,
-    token_of,
-    token_review,
-)
+from graft_operator.reports.chains import Foreign, Unauthenticated, job_of, live_pod, owner_of
+from graft_operator.reports.identity import CACHE_SIZE, Identities, speaker_of, token_of, token_review
 
 REVIEW = {
     "authenticated": True,

@@ -12,9 +12,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from graft_api.schema import Invalid
 from graft_operator.engine.errors import Unavailable
-from graft_operator.reports.identity import Foreign, Unauthenticated
+from graft_operator.reports.chains import Foreign, Unauthenticated
 from graft_operator.reports.server import ReportsServer
-from graft_operator.reports.sink import NotYours, Superseded, Unknown
+from graft_operator.reports.sink import FleetCaller, NotYours, Superseded, Unknown
 
 CLAIM = {"jobUid": "tune-1"}
 PROGRESS = {"attempt": 1, "progress": {"stage": "train", "step": 7, "loss": 0.5}}
@@ -50,6 +50,9 @@ class Identities:
     def __init__(self, caller: Any) -> None:
         self.answer = caller
 
+    async def fleet_caller(self, authorization: str | None, namespace: str, endpoint: str) -> Any:
+        return await self.caller(authorization)
+
     async def caller(self, authorization: str | None) -> Any:
         if authorization is None:
             raise Unauthenticated("no token")
@@ -75,7 +78,7 @@ def leading() -> list[bool]:
 
 @pytest.fixture
 def server(sink: Sink, identities: Identities, leading: list[bool], clock: Any) -> ReportsServer:
-    return ReportsServer(sink, identities, lambda: leading[0], clock)  # type: ignore[arg-type]
+    return ReportsServer(sink, identities, lambda: leading[0], clock, Fleet())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -209,3 +212,102 @@ async def test_logs_name_the_object_and_quote_nobody(client: Any, sink: Sink, ca
     assert "RuntimeError" in caplog.text
     assert "test_server.py" in caplog.text
     assert SECRET not in caplog.text
+
+
+AGENT = {"boot": "a", "sequence": 1, "epoch": 1, "revision": 1, "server": "Serving"}
+GATEWAY = {"boot": "a", "sequence": 1, "epoch": 1, "revision": 1, "inFlight": {"base": 2}}
+FLEET = "/v1/namespaces/team/modelendpoints/prod"
+
+
+class Fleet:
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def heard_agent(self, caller: Any, report: Any) -> None:
+        self.heard.append(("agent", caller, report))
+
+    def heard_gateway(self, caller: Any, report: Any) -> None:
+        self.heard.append(("gateway", caller, report))
+
+
+class TestFleet:
+    """Routes of the data plane."""
+
+    @pytest.fixture
+    def fleet(self) -> Fleet:
+        return Fleet()
+
+    @pytest.fixture
+    def server(self, sink: Sink, identities: Identities, leading: list[bool], clock: Any, fleet: Fleet) -> ReportsServer:
+        identities.answer = speaker()
+        return ReportsServer(sink, identities, lambda: leading[0], clock, fleet)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("route", "role", "body"), [("agent", "server", AGENT), ("gateway", "gateway", GATEWAY)], ids=["an agent", "a gateway"]
+    )
+    async def test_a_report_is_taken(
+        self, client: Any, identities: Identities, fleet: Fleet, route: str, role: str, body: dict[str, Any]
+    ) -> None:
+        identities.answer = speaker(role=role)
+        assert (await client.post(f"{FLEET}/{route}", json=body)).status == 204
+        ((kind, caller, report),) = fleet.heard
+        assert (kind, caller, report.boot) == (route, speaker(role=role), "a")
+
+    @pytest.mark.parametrize(
+        ("route", "body", "who"),
+        [
+            pytest.param("gateway", GATEWAY, {"role": "server"}, id="a server as a gateway"),
+            pytest.param("agent", AGENT, {"role": "gateway"}, id="a gateway as a server"),
+            pytest.param("agent", AGENT, {"endpoint_name": "other"}, id="for another endpoint"),
+            pytest.param("agent", AGENT, {"namespace": "other"}, id="for another namespace"),
+        ],
+    )
+    async def test_nobody_speaks_for_others(
+        self, client: Any, identities: Identities, fleet: Fleet, route: str, body: dict[str, Any], who: dict[str, str]
+    ) -> None:
+        identities.answer = speaker(**who)
+        assert (await client.post(f"{FLEET}/{route}", json=body)).status == 403
+        assert fleet.heard == []
+
+    @pytest.mark.parametrize(("answer", "status"), [(Unauthenticated("no"), 401), (Foreign("no"), 403), (Unavailable("away"), 503)])
+    async def test_who_may_speak(self, client: Any, identities: Identities, fleet: Fleet, answer: Exception, status: int) -> None:
+        identities.answer = answer
+        assert (await client.post(f"{FLEET}/agent", data=b"not even JSON")).status == status
+        assert fleet.heard == []
+
+    async def test_no_leader_no_answer(self, client: Any, leading: list[bool], fleet: Fleet) -> None:
+        leading[0] = False
+        answer = await client.post(f"{FLEET}/agent", json=AGENT)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+        assert fleet.heard == []
+
+    @pytest.mark.parametrize("body", [b"{", json.dumps({**AGENT, "more": 1}).encode(), json.dumps(GATEWAY).encode()])
+    async def test_bodies_that_are_refused(self, client: Any, fleet: Fleet, body: bytes) -> None:
+        assert (await client.post(f"{FLEET}/agent", data=body)).status == 400
+        assert fleet.heard == []
+
+    @pytest.mark.parametrize(("size", "status"), [(256 * 1024, 400), (256 * 1024 + 1, 413)], ids=["256 KiB", "one byte more"])
+    async def test_bodies_are_bounded(self, client: Any, size: int, status: int) -> None:
+        assert (await client.post(f"{FLEET}/agent", data=b" " * size)).status == status
+
+    async def test_an_agent_with_much_to_say(self, client: Any, fleet: Fleet) -> None:
+        version = {"digest": f"sha256:{'0' * 64}", "state": "Failed", "reason": "LoadRefused", "message": "\U0001f50e" * 512}
+        report = {**AGENT, "versions": [{"name": f"dsl-{number:016x}", **version} for number in range(64)]}
+        body = json.dumps(report, ensure_ascii=False).encode()
+        assert len(body) > 128 * 1024
+        assert (await client.post(f"{FLEET}/agent", data=body)).status == 204
+        assert len(fleet.heard[0][2].versions) == 64
+
+
+def speaker(**changes: str) -> FleetCaller:
+    values = {
+        "pod_name": "prod-server-7d-x2",
+        "pod_uid": "pod-1",
+        "pod_created_at": "2026-11-20T12:00:00Z",
+        "namespace": "team",
+        "service_account": "graft-server-prod",
+        "role": "server",
+        "endpoint_name": "prod",
+        "endpoint_uid": "endpoint-1",
+    }
+    return FleetCaller(**{**values, **changes})

@@ -1,0 +1,49 @@
+"""What is known about one Adapter: values that a decision is made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graft_api.adapter import AdapterSpec, AdapterStatus
+from graft_api.dataplane import version_name
+from graft_api.modelendpoint import ModelEndpointSpec
+from graft_api.routes import Routes
+from graft_api.schema import Invalid
+from graft_operator.modelendpoint.observed import ServerPod
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The ModelEndpoint that an Adapter names."""
+
+    spec: ModelEndpointSpec | Invalid
+    base_digest: str | None
+    deleting: bool
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that one decision needs."""
+
+    namespace: str
+    name: str
+    generation: int
+    spec: AdapterSpec
+    status: AdapterStatus
+    deleting_since: str | None
+    has_finalizer: bool
+    endpoint: Endpoint | None
+    routes: Routes | None
+    servers: Sequence[ServerPod] = ()
+
+    @property
+    def version(self) -> str:
+        """The name under which vLLM holds it."""
+        return version_name(self.spec.domain, self.spec.artifact.digest)
+
+    def is_wanted(self) -> bool:
+        """Whether the agents are asked to load it."""
+        return self.routes is not None and any(version.name == self.version for version in self.routes.versions)
+
+    def is_routed(self) -> bool:
+        """Whether requests go to it."""
+        return self.routes is not None and self.version in self.routes.routed()

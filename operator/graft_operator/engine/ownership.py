@@ -1,0 +1,9 @@
+"""Whose child an object is. Labels and names can be copied by anybody; the controller's uid is set by who made it."""
+
+from graft_operator.engine.resources import Object
+
+
+def is_controlled_by(child: Object, uid: str) -> bool:
+    """Whether the controller of an object is the one with this uid."""
+    owners = child["metadata"].get("ownerReferences") or []
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)

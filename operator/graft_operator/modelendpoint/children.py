@@ -1,0 +1,131 @@
+"""
+Pure builders of a ModelEndpoint's children: plain dicts in, plain dicts out.
+
+Deployments are applied when the spec changed or an upgrade is due (`decide.rollout`), companions on every pass, records on top of
+what was read. Labels of the parent are not copied: they would make children prunable by whoever tracks the parent.
+"""
+
+import json
+
+from graft_api import dataplane as plane
+from graft_api.ledger import Ledger, LedgerDomain
+from graft_api.modelendpoint import ModelEndpointSpec
+from graft_api.routes import Routes
+from graft_operator.engine.resources import (
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
+from graft_operator.modelendpoint import templates
+from graft_operator.modelendpoint.companions import Companions, companions
+from graft_operator.modelendpoint.parent import Manifest, Parent, Platform, gateway_name, server_name
+from graft_operator.reports.ca import RECORD_LABEL
+
+__all__ = ["Companions", "Manifest", "Parent", "Platform", "companions", "gateway_name", "server_name"]
+
+SPEC_HASH = "graft.dev/spec-hash"
+"""Annotation of a Deployment: all that the user says about its pods."""
+PLATFORM = "graft.dev/platform"
+"""Annotation of a Deployment: the template as the operator of that day built it."""
+UPGRADE = "graft.dev/upgrade"
+"""Annotation of a ModelEndpoint, by which its user asks for today's pods; copied to the Deployments that answer it."""
+
+FETCH_SECONDS = 1800
+"""On top of `server.startSeconds`, until a Deployment that does not get on says so: time for the base model to arrive."""
+
+_APPLIED = {
+    resource.kind: resource
+    for resource in (DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS)
+}
+
+
+def server_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platform, upgrade: str = "") -> Manifest:
+    """
+    Build vLLM's Deployment. Autoscalers scale the ModelEndpoint, so `replicas` is always said here.
+
+    Pods without GPUs are replaced one by one by pods that are ready before. With GPUs the old pod goes first: few clusters have
+    idle GPUs for a surge, and a rollout that waits for them never ends. One replica is then away for as long as vLLM starts.
+    """
+    gradual = {"maxUnavailable": 0, "maxSurge": 1} if spec.server.gpus == 0 else {"maxUnavailable": 1, "maxSurge": 0}
+    template = templates.server_template(parent, spec, platform)
+    metadata = parent.metadata(server_name(parent), plane.SERVER)
+    metadata["annotations"] = _provenance(templates.server_spec_hash(spec), template, upgrade)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": spec.replicas,
+            "selector": {"matchLabels": parent.selector(plane.SERVER)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": gradual},
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": spec.server.start_seconds + FETCH_SECONDS,
+            "template": template,
+        },
+    }
+
+
+def gateway_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platform, upgrade: str = "") -> Manifest:
+    """Build the gateway's Deployment: a new replica is ready before an old one goes."""
+    template = templates.gateway_template(parent, spec, platform)
+    metadata = parent.metadata(gateway_name(parent), plane.GATEWAY)
+    metadata["annotations"] = _provenance(templates.gateway_spec_hash(spec), template, upgrade)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": spec.gateway.replicas,
+            "selector": {"matchLabels": parent.selector(plane.GATEWAY)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "revisionHistoryLimit": 3,
+            "template": template,
+        },
+    }
+
+
+def routes_config_map(parent: Parent, routes: Routes) -> Manifest:
+    """Build the record that gateways and agents watch. It goes with its endpoint."""
+    return _record(parent.metadata(plane.routes_name(parent.name), "routes"), "routes", {plane.ROUTES_KEY: routes.to_json()})
+
+
+def ledger_config_map(parent: Parent, ledger: Ledger) -> Manifest:
+    """Build the record of what serves. Nobody owns it: it outlives its endpoint, and a restored one goes on from it."""
+    metadata = parent.metadata(plane.ledger_name(parent.name), "ledger")
+    del metadata["ownerReferences"]
+    return _record(metadata, "ledger", {plane.LEDGER_KEY: ledger.to_json()})
+
+
+def resource_of(manifest: Manifest) -> Resource:
+    """Return where a child is kept."""
+    return _APPLIED[manifest["kind"]]
+
+
+def platform_of(deployment: Manifest | None) -> str | None:
+    """Return by what the pods of a Deployment were built; None for one that is not graft's."""
+    return (deployment["metadata"].get("annotations") or {}).get(PLATFORM) if deployment else None
+
+
+def version_of(domain: str, entry: LedgerDomain) -> str | None:
+    """Return the version that serves a domain; None: the base model."""
+    return plane.version_name(domain, entry.active.digest) if entry.active else None
+
+
+def _provenance(spec_hash: str, template: Manifest, upgrade: str) -> dict[str, str]:
+    """Return why pods are as they are: the user's spec, this operator's way to build them, and the upgrade that was asked for."""
+    return {SPEC_HASH: spec_hash, PLATFORM: templates.template_hash(template)} | ({UPGRADE: upgrade} if upgrade else {})
+
+
+def _record(metadata: Manifest, record: str, data: dict[str, Manifest]) -> Manifest:
+    metadata["labels"] |= {RECORD_LABEL: record}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata,
+        "data": {key: json.dumps(value, indent=1, sort_keys=True) for key, value in data.items()},
+    }

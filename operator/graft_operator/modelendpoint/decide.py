@@ -1,0 +1,115 @@
+"""
+What to do about one ModelEndpoint. Pure: `decide(observed, platform, epoch, salt, now) -> Decision`.
+
+The ledger is decided first and written first; routes, workloads and status follow from it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from graft_api.fleet import REPORT_SECONDS
+from graft_api.ledger import Ledger
+from graft_api.modelendpoint import ModelEndpointSpec, ModelEndpointStatus
+from graft_api.routes import Routes
+from graft_api.schema import Invalid
+from graft_operator.modelendpoint import children, ledgers, routing
+from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.observed import Manifest, Observed
+from graft_operator.modelendpoint.summarize import View, summarize, view_of
+
+LOOK_AGAIN = timedelta(seconds=REPORT_SECONDS)
+"""While something is awaited: silence is no event, so that a silent pod is only noticed by looking."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the pass shall bring about, in this order."""
+
+    status: ModelEndpointStatus
+    ledger: Ledger | None = None
+    """To be written if it is not what was read."""
+    routes: Routes | None = None
+    apply: Sequence[Manifest] = ()
+    scale: tuple[str, int] | None = None
+    """Of a Deployment that is otherwise left as it is: its name, and how many replicas."""
+    remove: Sequence[Manifest] = ()
+    requeue_after: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What happens to one Deployment."""
+
+    apply: Manifest | None = None
+    scale: tuple[str, int] | None = None
+    held_back: bool = False
+    """Today's operator would build it differently, and the user has not asked for that yet."""
+
+
+def decide(observed: Observed, platform: Platform, epoch: int, salt: Callable[[str], str], now: datetime) -> Decision:
+    """Return what to do and what to say."""
+    if (stop := _cannot(observed)) is not None:
+        return Decision(summarize(observed, stop, None, now))
+    assert isinstance(observed.spec, ModelEndpointSpec)  # noqa: S101 - _cannot() has seen to it
+    spec = observed.spec
+    ledger = ledgers.advance(observed, spec, salt, now)
+    routes = routing.build(observed, spec, ledger, epoch)
+    counted = {"epoch": max(ledger.epoch, routes.epoch), "revision": max(ledger.revision, routes.revision)}
+    ledger = ledger.model_copy(update=counted)
+    server = _server_rollout(observed, spec, platform)
+    gateway = rollout(observed.gateway, children.gateway_deployment(observed.parent, spec, platform, observed.upgrade), spec.upgrade_policy)
+    companions = children.companions(observed.parent, spec)
+    view = view_of(observed, spec, ledger, routes, held_back=server.held_back or gateway.held_back)
+    status = summarize(observed, view, (spec, ledger, routes), now)
+    return Decision(
+        status=status,
+        ledger=ledger,
+        routes=routes,
+        apply=[*companions.wanted, *(made for made in (server.apply, gateway.apply) if made)],
+        scale=server.scale or gateway.scale,
+        remove=companions.unwanted,
+        requeue_after=None if view.settled else LOOK_AGAIN,
+    )
+
+
+def rollout(existing: Manifest | None, built: Manifest, policy: str) -> Rollout:
+    """
+    Return what to do about a Deployment whose template is built by today's operator.
+
+    A change of the spec always rolls the pods. A newer operator that would build the same spec differently rolls them only with
+    policy Auto, or when the user changes the annotation graft.dev/upgrade: an upgrade of the chart must not restart every model.
+    """
+    if existing is None:
+        return Rollout(apply=built)
+    was, would_be = (manifest["metadata"].get("annotations") or {} for manifest in (existing, built))
+    same_platform = was.get(children.PLATFORM) == would_be[children.PLATFORM]
+    asked = any(was.get(key) != would_be.get(key) for key in (children.SPEC_HASH, children.UPGRADE))
+    if same_platform or asked or policy == "Auto":
+        return Rollout(apply=built)
+    replicas = built["spec"].get("replicas")
+    differs = replicas is not None and existing["spec"].get("replicas") != replicas
+    return Rollout(scale=(built["metadata"]["name"], replicas) if differs else None, held_back=True)
+
+
+def _server_rollout(observed: Observed, spec: ModelEndpointSpec, platform: Platform) -> Rollout:
+    if spec.server.existing is not None:
+        return Rollout()
+    return rollout(observed.server, children.server_deployment(observed.parent, spec, platform, observed.upgrade), spec.upgrade_policy)
+
+
+def _cannot(observed: Observed) -> View | None:
+    """Return what stands against doing anything; what serves goes on serving."""
+    if isinstance(observed.spec, Invalid):
+        return View("Failed", "InvalidSpec", str(observed.spec))
+    for name, record in (("ledger", observed.ledger_record), ("routes", observed.routes_record)):
+        if record is not None and record.problem:
+            return View("Failed", f"{name.title()}Invalid", f"the {name} cannot be read, restore it from a backup: {record.problem}")
+    if observed.policies_missing:
+        return View("Failed", "PoliciesMissing", "; ".join(observed.policies_missing))
+    return None
+
+
+def name_conflict(observed: Observed, message: str, now: datetime) -> ModelEndpointStatus:
+    """What to say when a name that a child must have belongs to somebody else."""
+    return summarize(observed, View("Failed", "NameConflict", message), None, now)

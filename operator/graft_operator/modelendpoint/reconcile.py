@@ -1,0 +1,165 @@
+"""The lines that connect observing, deciding and acting; and the one writer of ledger and routes."""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY
+from graft_api.modelendpoint import ModelEndpointStatus
+from graft_api.schema import canonical_json, parse
+from graft_operator.engine.clock import Clock
+from graft_operator.engine.controller import Outcome
+from graft_operator.engine.errors import Conflict
+from graft_operator.engine.events import EventRecorder
+from graft_operator.engine.kube import Kube
+from graft_operator.engine.ownership import is_controlled_by
+from graft_operator.engine.queue import Key
+from graft_operator.engine.resources import CONFIG_MAPS, DEPLOYMENTS, MODEL_ENDPOINTS, Resource
+from graft_operator.engine.status import write_status
+from graft_operator.modelendpoint import children, decide
+from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.observe import Hearsay, observe
+from graft_operator.modelendpoint.observed import Observed, Record
+from graft_operator.modelendpoint.summarize import happenings
+from graft_operator.reports.ca import Trust
+from graft_operator.reports.policies import PolicyGuard
+
+Manifest = dict[str, Any]
+
+LOG = logging.getLogger(__name__)
+
+
+class NameTaken(Exception):  # noqa: N818 - says what is wrong
+    """An object of the name that a child must have belongs to somebody else."""
+
+
+AGAIN = timedelta(minutes=10).total_seconds()
+"""Heals what somebody changed or deleted by hand."""
+REMEMBERED = 8192
+
+
+@dataclass
+class Applied:
+    """What was applied lately, by digest: a pass that changes nothing writes nothing."""
+
+    until: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+
+    def is_fresh(self, owner_uid: str, manifest: Manifest, now: float) -> bool:
+        """Whether this was applied for this owner within the last ten minutes, and nothing else for it since."""
+        return now < self.until.get(_digest(owner_uid, manifest), 0.0)
+
+    def remember(self, owner_uid: str, manifest: Manifest, now: float) -> None:
+        """Note that this is what the API server has now."""
+        place = _place(owner_uid, manifest)
+        for digest in [digest for digest in self.until if digest.startswith(place)]:
+            del self.until[digest]
+        self.until[_digest(owner_uid, manifest)] = now + AGAIN
+        while len(self.until) > REMEMBERED:
+            self.until.popitem(last=False)
+
+
+def _place(owner_uid: str, manifest: Manifest) -> bytes:
+    return hashlib.sha256(f"{owner_uid}/{manifest['kind']}/{manifest['metadata']['name']}".encode()).digest()
+
+
+def _digest(owner_uid: str, manifest: Manifest) -> bytes:
+    return _place(owner_uid, manifest) + hashlib.sha256(canonical_json(manifest)).digest()
+
+
+@dataclass(frozen=True)
+class ModelEndpoints:
+    """The reconciler of ModelEndpoints."""
+
+    kube: Kube
+    clock: Clock
+    events: EventRecorder
+    guard: PolicyGuard
+    platform: Platform
+    trust: Trust
+    hearsay: Hearsay
+    epoch: Callable[[], int]
+    salt: Callable[[str], str]
+    """A new domain's split of conversations, at random."""
+    applied: Applied = field(default_factory=Applied)
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Bring one endpoint a step further: ledger, then routes, then workloads, then status."""
+        resource = await self.kube.get(MODEL_ENDPOINTS, key.namespace, key.name)
+        if resource is None or "deletionTimestamp" in resource["metadata"]:
+            return Outcome()  # children go with their owner; the ledger stays
+        await self.trust.ensure(key.namespace)
+        observed = await observe(self.kube, self.guard, self.hearsay, resource)
+        decision = decide.decide(observed, self.platform, self.epoch(), self.salt, self.clock.now())
+        status = decision.status
+        try:
+            await self._act(observed, decision)
+        except NameTaken as taken:
+            status = decide.name_conflict(observed, str(taken), self.clock.now())
+        before = parse(ModelEndpointStatus, resource.get("status") or {})
+        if await write_status(self.kube, MODEL_ENDPOINTS, resource, status.to_json()):
+            for happening in happenings(before, status):
+                await self.events.emit(resource, happening)
+        return Outcome(requeue_after=decision.requeue_after)
+
+    async def _act(self, observed: Observed, decision: decide.Decision) -> None:
+        parent = observed.parent
+        if decision.ledger is not None and decision.ledger != observed.ledger:
+            body = children.ledger_config_map(parent, decision.ledger)
+            await self._record(body, LEDGER_KEY, decision.ledger, observed.ledger_record)
+        if decision.routes is not None and decision.routes != observed.routes:
+            body = children.routes_config_map(parent, decision.routes)
+            await self._record(body, ROUTES_KEY, decision.routes, observed.routes_record)
+            LOG.info("%s/%s: routes", parent.namespace, parent.name, extra={"revision": decision.routes.revision})
+        for manifest in decision.apply:
+            await self._apply(parent.uid, manifest)
+        if decision.scale is not None:
+            name, replicas = decision.scale
+            await self.kube.merge_patch(DEPLOYMENTS, parent.namespace, name, {"spec": {"replicas": replicas}})
+        for manifest in decision.remove:
+            await self._remove(parent.uid, manifest)
+
+    async def _record(self, body: Manifest, key: str, document: BaseModel, record: Record | None) -> None:
+        """Write a record on top of exactly what was read. Raises Conflict, so that the pass starts over."""
+        metadata = body["metadata"]
+        if record is None:
+            await self.kube.create(CONFIG_MAPS, body)
+            return
+        owners = metadata.get("ownerReferences")
+        patch: Manifest = {"metadata": {"resourceVersion": record.resource_version}, "data": {key: body["data"][key]}}
+        if owners:  # a restored record has its former owner's uid, by which the garbage collector would take it
+            patch["metadata"]["ownerReferences"] = owners
+        await self.kube.merge_patch(CONFIG_MAPS, metadata["namespace"], metadata["name"], patch)
+
+    async def _apply(self, owner_uid: str, manifest: Manifest) -> None:
+        """Server-side apply, unless exactly this was applied a short while ago."""
+        resource, metadata = children.resource_of(manifest), manifest["metadata"]
+        if self.applied.is_fresh(owner_uid, manifest, self.clock.monotonic()):
+            return
+        existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
+        _check_owner(existing, owner_uid, resource, metadata["name"])
+        await self.kube.apply(resource, manifest)
+        self.applied.remember(owner_uid, manifest, self.clock.monotonic())
+
+    async def _remove(self, owner_uid: str, manifest: Manifest) -> None:
+        """Delete a child that is not wanted any more, once."""
+        resource, metadata = children.resource_of(manifest), manifest["metadata"]
+        if self.applied.is_fresh(owner_uid, {**manifest, "removed": True}, self.clock.monotonic()):
+            return
+        existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
+        if existing is not None and is_controlled_by(existing, owner_uid):
+            await self.kube.delete(resource, metadata["namespace"], metadata["name"], uid=existing["metadata"]["uid"])
+        self.applied.remember(owner_uid, {**manifest, "removed": True}, self.clock.monotonic())
+
+
+def _check_owner(existing: Manifest | None, owner_uid: str, resource: Resource, name: str) -> None:
+    if existing is None or is_controlled_by(existing, owner_uid):
+        return
+    if existing["metadata"].get("deletionTimestamp"):
+        raise Conflict(f"{resource.kind} {name} is being deleted")
+    raise NameTaken(f"{resource.kind} {name} exists and belongs to somebody else; delete or rename it")

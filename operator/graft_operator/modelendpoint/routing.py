@@ -1,0 +1,140 @@
+"""
+Pure: the routes that follow from the ledger.
+
+    versions = what serves, what may serve again, candidates; and what is not wanted any more until it is drained
+"""
+
+from collections.abc import Iterator
+
+from graft_api.dataplane import version_name
+from graft_api.ledger import Ledger, LedgerVersion
+from graft_api.modelendpoint import Domain, ModelEndpointSpec
+from graft_api.routes import Arm, EndpointIdentity, GatewaySettings, Route, Routes, Version
+from graft_operator.modelendpoint import children
+from graft_operator.modelendpoint.observed import AdapterView, Observed
+
+DEFAULT_RANK = 64
+MAX_VERSIONS = 64
+
+
+def build(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, epoch: int) -> Routes:
+    """Return the routes for this ledger: those that are there if nothing differs, else with the next revision."""
+    before = observed.routes
+    wanted = list(_unique(_wanted(observed, spec, ledger)))
+    slots = spec.slots()
+    draining = [version for version in before.versions if not _drained(observed, version.name)] if before else []
+    leaving = [version for version in draining if version.name not in {one.name for one in wanted[:slots]}]
+    # What is still loaded somewhere holds its slot until it is drained; a candidate waits for it.
+    versions = [*wanted[: max(slots - len(leaving), _serving(wanted, spec, ledger))], *leaving]
+    identity = EndpointIdentity(namespace=observed.parent.namespace, name=observed.parent.name, uid=observed.parent.uid)
+    made = Routes(
+        endpoint=identity,
+        epoch=max(epoch, ledger.epoch, before.epoch if before else 0),
+        revision=max(ledger.revision, before.revision if before else 0),
+        base_digest=ledger.base_digest,
+        max_loras=slots,
+        max_lora_rank=spec.server.max_lora_rank or DEFAULT_RANK,
+        signing_keys=[key.pem for key in spec.trusted_keys],
+        versions=list(_unique(iter(versions)))[:MAX_VERSIONS],
+        routes=[_route(domain, ledger) for domain in spec.domains],
+        gateway=GatewaySettings(**{name: getattr(spec.gateway, name) for name in GatewaySettings.model_fields}),
+    )
+    return _numbered(made, before)
+
+
+def arms(ledger: Ledger, domain: str) -> list[Arm]:
+    """Return what serves a domain."""
+    entry = ledger.domain(domain)
+    return [Arm(version=children.version_of(domain, entry) if entry else None)]
+
+
+def _wanted(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> Iterator[Version]:
+    """Most important first: serving, pinned, previous, candidates (newest first), and those that failed last."""
+    entries = [(domain, entry) for domain in spec.domains if (entry := ledger.domain(domain.name))]
+    yield from (_of_ledger(domain.name, entry.active) for domain, entry in entries if entry.active)
+    pinned = [observed.adapter(domain.pin.adapter or "") for domain in spec.domains if domain.pin]
+    yield from (_of_adapter(adapter) for adapter in pinned if adapter and _may_load(adapter, spec, ledger))
+    yield from (_of_ledger(domain.name, entry.previous) for domain, entry in entries if entry.previous)
+    candidates = sorted(observed.adapters, key=lambda adapter: (adapter.created_at, adapter.name), reverse=True)
+    candidates.sort(key=lambda adapter: adapter.failed)
+    yield from (_of_adapter(adapter) for adapter in candidates if _may_load(adapter, spec, ledger))
+
+
+def _may_load(adapter: AdapterView, spec: ModelEndpointSpec, ledger: Ledger) -> bool:
+    served = adapter.spec.domain in {domain.name for domain in spec.domains}
+    return served and not adapter.deleting and ledger.base_digest in (None, adapter.spec.base_model_digest)
+
+
+def _serving(wanted: list[Version], spec: ModelEndpointSpec, ledger: Ledger) -> int:
+    """How many of the wanted versions serve: they come first, and are never cut."""
+    return len({arm.version for domain in spec.domains for arm in arms(ledger, domain.name)} & {version.name for version in wanted})
+
+
+def _drained(observed: Observed, name: str) -> bool:
+    """
+    Whether no request can reach a version any more: no arm, acknowledged by every gateway that runs, and nothing in flight.
+
+    A gateway that says nothing delays this; one that is gone does not.
+    """
+    assert observed.routes is not None  # noqa: S101 - asked of versions in them
+    if name in observed.routes.routed():
+        return False
+    running = [pod for pod in observed.gateways if pod.running]
+    return all(pod.acknowledges(observed.routes) and pod.report and not pod.report.in_flight.get(name) for pod in running)
+
+
+def _route(domain: Domain, ledger: Ledger) -> Route:
+    entry = ledger.domain(domain.name)
+    salt = entry.salt if entry else ""
+    return Route(domain=domain.name, revision=0, salt=salt, arms=arms(ledger, domain.name), fallback=domain.fallback, limits=domain.limits)
+
+
+def _of_ledger(domain: str, kept: LedgerVersion) -> Version:
+    return Version(
+        name=version_name(domain, kept.digest),
+        domain=domain,
+        adapter=kept.adapter,
+        digest=kept.digest,
+        uri=kept.uri,
+        size_bytes=kept.size_bytes,
+    )
+
+
+def _of_adapter(adapter: AdapterView) -> Version:
+    domain, artifact = adapter.spec.domain, adapter.spec.artifact
+    return Version(
+        name=version_name(domain, artifact.digest),
+        domain=domain,
+        adapter=adapter.name,
+        digest=artifact.digest,
+        uri=artifact.uri,
+        size_bytes=artifact.size_bytes,
+    )
+
+
+def _unique(versions: Iterator[Version]) -> Iterator[Version]:
+    seen: set[str] = set()
+    for version in versions:
+        if version.name not in seen:
+            seen.add(version.name)
+            yield version
+
+
+def _numbered(made: Routes, before: Routes | None) -> Routes:
+    """Number the routes: the same content keeps its revision, each route the revision of its last change."""
+    if before is not None and before.endpoint.uid == made.endpoint.uid:
+        kept = {route.domain: route for route in before.routes}
+        same = [_kept(route, kept.get(route.domain)) for route in made.routes]
+        unchanged = made.model_copy(update={"epoch": before.epoch, "revision": before.revision, "routes": same})
+        if unchanged == before:
+            return before
+        made = made.model_copy(update={"routes": same})
+    revision = made.revision + 1
+    numbered = [route.model_copy(update={"revision": route.revision or revision}) for route in made.routes]
+    return made.model_copy(update={"revision": revision, "routes": numbered})
+
+
+def _kept(route: Route, before: Route | None) -> Route:
+    if before is not None and before.model_copy(update={"revision": 0}) == route:
+        return before
+    return route

@@ -1,0 +1,217 @@
+"""Pure: what to say about a ModelEndpoint, in words with number and bound; status, conditions, Events."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from graft_api import health
+from graft_api.dataplane import BASE_NAME, COMPONENT_LABEL, ENDPOINT_LABEL, SERVER, gateway_service
+from graft_api.finetunejob import Condition as ConditionStatus
+from graft_api.fleet import VersionState
+from graft_api.ledger import Ledger, LedgerDomain
+from graft_api.modelendpoint import (
+    ArmStatus,
+    Domain,
+    DomainStatus,
+    EndpointPhase,
+    ModelEndpointSpec,
+    ModelEndpointStatus,
+    PodProblem,
+    Slots,
+    SwitchStatus,
+)
+from graft_api.routes import Routes, Version
+from graft_operator.engine.conditions import Condition, set_condition, shorten
+from graft_operator.engine.events import Happening
+from graft_operator.modelendpoint import children, ledgers
+from graft_operator.modelendpoint.observed import Observed
+
+MOST_FAILING = 20
+BROKEN = frozenset({"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "Unschedulable"})
+"""What a pod does not come out of by waiting."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Phase with the sentence that explains it."""
+
+    phase: EndpointPhase
+    reason: str
+    message: str
+    extra: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """Conditions beyond the phase's own row: status, reason, message."""
+    settled: bool = False
+    """Nothing is awaited."""
+
+
+def view_of(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: Routes, *, held_back: bool) -> View:
+    """Return how the endpoint is."""
+    acknowledged = acknowledging(observed, routes)
+    running = sum(pod.running and not pod.terminating for pod in observed.gateways)
+    extra = {"Routed": _routed(acknowledged, running, routes), "UpgradeAvailable": _upgrade(held_back=held_back)}
+    if (missing := _missing(observed, spec, ledger)) is not None:
+        return replace(missing, extra=extra)
+    waiting = [words for domain in spec.domains if (words := _waiting(observed, domain, ledger))]
+    facts = f"{len(observed.ready_servers())} servers, {running} gateways, routes {routes.revision}"
+    settled = not waiting and acknowledged >= running and not held_back and routes.versions == settled_versions(observed, routes)
+    return View("Ready", "Waiting" if waiting else "Serving", shorten(next(iter(waiting), facts)), extra, settled=settled)
+
+
+def _missing(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> View | None:
+    """Return what is not there of what should serve."""
+    ready, gateways = len(observed.ready_servers()), sum(pod.ready for pod in observed.gateways)
+    problem = next(iter(failing(observed)), None)
+    told = f"; {problem.pod}: {problem.reason} {problem.message}" if problem else ""
+    if lost := lost_versions(observed, spec, ledger):
+        return View("Degraded", "VersionLost", shorten(f"{', '.join(lost)} on no ready replica: the fallback answers{told}"))
+    if ready >= spec.replicas and gateways >= spec.gateway.replicas:
+        return None
+    broken = problem is not None and problem.reason in BROKEN
+    first = observed.status.phase in {None, "Pending", "Starting"} and not broken
+    message = f"{ready} of {spec.replicas} servers and {gateways} of {spec.gateway.replicas} gateways are ready{told}"
+    return View("Starting" if first else "Degraded", problem.reason if problem else "Starting", shorten(message))
+
+
+def summarize(
+    observed: Observed, view: View, serving: tuple[ModelEndpointSpec, Ledger, Routes] | None, now: datetime
+) -> ModelEndpointStatus:
+    """Return the status as the user should see it now."""
+    row = health.MODELENDPOINT[view.phase]
+    told = {
+        "Ready": (row.ready, view.reason, view.message),
+        "Reconciling": (row.reconciling, view.reason, view.message if row.reconciling == "True" else ""),
+        "Stalled": (row.stalled, view.reason, view.message if row.stalled == "True" else ""),
+    } | view.extra
+    conditions = [condition.to_json() for condition in observed.status.conditions or []]
+    for kind, (truth, reason, message) in told.items():
+        conditions = set_condition(conditions, Condition(kind, truth, reason, message, observed.generation), now)
+    update = {
+        "phase": view.phase,
+        "observed_generation": observed.generation,
+        "conditions": [ConditionStatus.model_validate(condition) for condition in conditions],
+    } | (_facts(observed, *serving) if serving else {})
+    return observed.status.model_copy(update=update)
+
+
+def happenings(before: ModelEndpointStatus, after: ModelEndpointStatus) -> list[Happening]:
+    """Return the Events that a change of status deserves: transitions, never repetitions."""
+    found = []
+    earlier = {domain.name: domain.last_switch for domain in before.domains or []}
+    for domain in after.domains or []:
+        switch = domain.last_switch
+        if switch is not None and switch != earlier.get(domain.name):
+            note = f"domain {domain.name}: {switch.before} -> {switch.after}"
+            found.append(Happening("Normal", "Switched", switch.reason, note))
+    if before.phase != after.phase and after.phase is not None:
+        ready = next((c for c in after.conditions or [] if c.type == "Ready"), None)
+        found.append(
+            Happening(
+                "Warning" if after.phase in {"Failed", "Degraded"} else "Normal",
+                ready.reason if ready else after.phase,
+                "Reconcile",
+                ready.message if ready else "",
+            )
+        )
+    return found
+
+
+def acknowledging(observed: Observed, routes: Routes) -> int:
+    """Count the live gateways that route by these routes."""
+    return sum(pod.running and not pod.terminating and pod.acknowledges(routes) for pod in observed.gateways)
+
+
+def lost_versions(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> list[str]:
+    """Return the domains whose version no ready pod can answer with, while there are ready pods."""
+    ready = observed.ready_servers()
+    if not ready:
+        return []
+    served = {domain.name: ledger.domain(domain.name) for domain in spec.domains}
+    active = {name: children.version_of(name, entry) for name, entry in served.items() if entry}
+    return [f"{name} ({version})" for name, version in active.items() if version and not any(pod.has(version) for pod in ready)]
+
+
+def settled_versions(observed: Observed, routes: Routes) -> list[Version]:
+    """Return the versions of the routes about which nothing is awaited any more: ready or refused on every ready pod."""
+    ends = {VersionState.READY, VersionState.FAILED}
+
+    def over(name: str) -> bool:
+        said = [pod.version(name) for pod in observed.ready_servers()]
+        return bool(said) and all(version is not None and version.state in ends for version in said)
+
+    return [version for version in routes.versions if over(version.name)]
+
+
+def failing(observed: Observed) -> list[PodProblem]:
+    """Return what is wrong with single pods, the gravest first."""
+
+    def found() -> Iterator[PodProblem]:
+        stuck = [(pod.name, pod.problem) for pod in observed.servers] + [(pod.name, pod.problem) for pod in observed.gateways]
+        for name, problem in stuck:
+            if problem:
+                yield PodProblem(pod=name, reason=problem[0][:64], message=problem[1][:512])
+        for pod in observed.servers:
+            for version in pod.report.versions if pod.report else ():
+                if version.state is VersionState.FAILED:
+                    message = f"{version.name}: {version.message}"
+                    yield PodProblem(pod=pod.name, reason=str(version.reason or "Failed"), message=message[:512])
+
+    return list(found())
+
+
+def _facts(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: Routes) -> dict[str, object]:
+    name, problems = observed.parent.name, failing(observed)
+    existing = [pod for pod in observed.servers if not pod.terminating]
+    slots = Slots(max_loras=routes.max_loras, max_lora_rank=routes.max_lora_rank, used=min(len(routes.versions), routes.max_loras))
+    return {
+        "replicas": len(existing),
+        "ready_replicas": len(observed.ready_servers()),
+        "selector": f"{ENDPOINT_LABEL}={name},{COMPONENT_LABEL}={SERVER}",
+        "gateways": sum(not pod.terminating for pod in observed.gateways),
+        "ready_gateways": sum(pod.ready for pod in observed.gateways),
+        "url": f"http://{gateway_service(name)}.{observed.parent.namespace}.svc",
+        "base_model_digest": ledger.base_digest,
+        "slots": slots,
+        "epoch": routes.epoch,
+        "revision": routes.revision,
+        "acknowledged_gateways": acknowledging(observed, routes),
+        "domains": [_domain(observed, domain, ledger) for domain in spec.domains],
+        "failing": problems[:MOST_FAILING] or None,
+        "failing_count": len(problems),
+        "platform": children.platform_of(observed.server),
+    }
+
+
+def _domain(observed: Observed, domain: Domain, ledger: Ledger) -> DomainStatus:
+    entry = ledger.domain(domain.name) or LedgerDomain(name=domain.name, salt="")
+    ready, version = observed.ready_servers(), children.version_of(domain.name, entry)
+    arm = ArmStatus(
+        adapter=entry.active.adapter if entry.active else None,
+        digest=entry.active.digest if entry.active else None,
+        version=version,
+        weight=10_000,
+        replicas=sum(pod.has(version) for pod in ready) if version else len(ready),
+    )
+    last = entry.history[-1] if entry.history else None
+    switch = SwitchStatus(before=last.before or BASE_NAME, after=last.after or BASE_NAME, at=last.at, reason=last.reason) if last else None
+    return DomainStatus(
+        name=domain.name, arms=[arm], since=entry.since, last_switch=switch, waiting_for=ledgers.waiting_for(observed, domain, entry)
+    )
+
+
+def _waiting(observed: Observed, domain: Domain, ledger: Ledger) -> str | None:
+    entry = ledger.domain(domain.name)
+    words = ledgers.waiting_for(observed, domain, entry) if entry else None
+    return f"domain {domain.name}: {words}" if words else None
+
+
+def _upgrade(*, held_back: bool) -> tuple[str, str, str]:
+    if held_back:
+        message = "this operator would build the pods differently; change the annotation graft.dev/upgrade to roll them"
+        return "True", "PlatformDiffers", message
+    return "False", "UpToDate", ""
+
+
+def _routed(acknowledged: int, running: int, routes: Routes) -> tuple[str, str, str]:
+    if acknowledged >= running > 0:
+        return "True", "Acknowledged", f"all {running} gateways route by revision {routes.revision}"
+    return "False", "Waiting", f"{acknowledged} of {running} gateways route by revision {routes.revision}"
