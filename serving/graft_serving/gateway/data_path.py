@@ -1,0 +1,83 @@
+"""
+The gateway's data path, put together: everything between a client's connection and a pod's.
+
+`apply` takes routes, `pods` takes what discovery knows, `in_flight` and `pods.reach()` are what is reported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from graft_api.routes import Routes
+from graft_serving.gateway.access import AccessLog
+from graft_serving.gateway.exchange import Observer
+from graft_serving.gateway.keys import ApiKeys
+from graft_serving.gateway.metrics import GatewayMetrics
+from graft_serving.gateway.passing import Passing
+from graft_serving.gateway.pods import Pods
+from graft_serving.gateway.relay import Relay
+from graft_serving.gateway.server import GatewayServer
+from graft_serving.gateway.settings import Settings
+from graft_serving.gateway.table import compile_table
+from graft_serving.gateway.upstream import Connections
+from graft_serving.rotated_file import token_file
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """The parts that the process runs and others look at."""
+
+    settings: Settings
+    pods: Pods
+    relay: Relay
+    server: GatewayServer
+    keys: ApiKeys
+    metrics: GatewayMetrics
+    access: AccessLog
+    connections: Connections
+
+    def apply(self, routes: Routes) -> None:
+        """Route every later request by `routes`."""
+        self.relay.apply(compile_table(routes))
+
+    def in_flight(self) -> dict[str, int]:
+        """Return requests under way by version, `base` included."""
+        return self.relay.in_flight()
+
+    def reach(self) -> dict[str, int]:
+        """Return on how many pods each version is, `base` included."""
+        return self.pods.reach()
+
+    async def start(self) -> None:
+        """Listen for clients."""
+        self.keys.look()
+        await self.server.listen(self.settings.host, self.settings.port)
+
+    async def drain(self) -> None:
+        """End well, within `accept_seconds` + `grace_seconds`."""
+        await self.server.drain(self.settings.accept_seconds, self.settings.grace_seconds)
+        await self.close()
+
+    async def close(self) -> None:
+        """End now."""
+        await self.server.close()
+        self.connections.close()
+
+
+def build_data_path(
+    settings: Settings, random: Random, clock: Callable[[], float] = time.monotonic, observers: Sequence[Observer] = ()
+) -> DataPath:
+    """Wire one gateway's data path. `clock` counts seconds, as the event loop's does; `observers` are told of every request's end."""
+    connections = Connections(settings.connect_seconds)
+    pods = Pods(settings.balancing, clock, random, removed=connections.forget)
+    metrics = GatewayMetrics(pods.all, lambda: (table.epoch, table.revision) if (table := relay.table) else None)
+    access = AccessLog(sys.stdout.buffer, time.time, metrics.dropped_log_lines)
+    passing = Passing(pods, connections, token_file(settings.door_token_file).read, clock)
+    relay = Relay(pods, passing, metrics, clock)
+    keys = ApiKeys(settings.keys_directory)
+    server = GatewayServer(relay, keys, (metrics, access, *observers), clock, random)
+    return DataPath(settings, pods, relay, server, keys, metrics, access, connections)

@@ -1,0 +1,217 @@
+"""
+One attempt at one pod: send the request, judge the head of the answer, pass the answer on to the client.
+
+`NotStarted` means that the pod has not begun with the request, so that another one may be asked. After the first byte to the client
+nothing is tried again; what breaks then is said within the stream, in the client's dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import orjson
+from aiohttp import web
+
+from graft_api.dataplane import NOT_STARTED_HEADER, SERVED_BY_HEADER
+from graft_api.routes import GatewayLimits
+from graft_serving.gateway.errors import Cause, Dialect, Refusal, error_object
+from graft_serving.gateway.exchange import Exchange
+from graft_serving.gateway.pods import Pod, Pods
+from graft_serving.gateway.requests import Api, Asked
+from graft_serving.gateway.sse import EventStream, EventTooLong, Renaming, Usage
+from graft_serving.gateway.upstream import Answer, Broken, Connection, Connections, NotConnected, TimedOut
+
+TOKEN_SECONDS = 1.0
+"""So old the door's token may be before its file is looked at again."""
+
+MOST_RENAMINGS = 1024
+"""Kept ready; more names than a process meets in weeks."""
+
+
+class NotStarted(Exception):  # noqa: N818 - says what happened
+    """The pod has not begun with the request."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Passage(NamedTuple):
+    """A client's request and what its answer must look like."""
+
+    request: web.BaseRequest
+    asked: Asked
+    exchange: Exchange
+    limits: GatewayLimits
+    last: bool
+    """The gateway is draining: the client's connection ends with this answer."""
+
+
+class Passing:
+    """Sends requests to pods and passes their answers on."""
+
+    def __init__(self, pods: Pods, connections: Connections, door_token: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._pods = pods
+        self._connections = connections
+        self._door_token = door_token
+        self._clock = clock
+        self._token = ""
+        self._token_until = 0.0
+        self._renamings: dict[tuple[str, str], Renaming] = {}
+
+    async def attempt(self, passage: Passage, pod: Pod) -> web.StreamResponse:
+        """Ask one pod. Raises `NotStarted` or `Refusal`."""
+        try:
+            connection = await self._connections.take(pod.address)
+        except NotConnected:
+            pod.breaker.failed(self._clock())
+            raise NotStarted(Cause.UNREACHABLE) from None
+        try:
+            answer = await self._send(passage, pod, connection)
+            if answer.headers.get("content-type", "").startswith("text/event-stream") and answer.status == 200:
+                return await self._stream(passage, connection, answer)
+            return await self._whole(passage, connection, answer)
+        finally:
+            connection.done()
+
+    async def _send(self, passage: Passage, pod: Pod, connection: Connection) -> Answer:
+        exchange = passage.exchange
+        body = passage.asked.encoded(exchange.version)
+        head = self._head(passage, pod, len(body))
+        try:
+            answer = await connection.send(head, body, passage.limits.first_byte_seconds)
+        except (Broken, TimedOut) as error:
+            pod.breaker.failed(self._clock())
+            raise _broken_off(error, first=True) from None
+        self._judge(pod, exchange.version, answer)
+        return answer
+
+    def _head(self, passage: Passage, pod: Pod, length: int) -> bytes:
+        exchange, trace = passage.exchange, passage.exchange.trace
+        state = f"tracestate: {trace.state}\r\n" if trace.state else ""
+        return (
+            f"POST {passage.asked.api.path} HTTP/1.1\r\nhost: {pod.address}\r\nauthorization: Bearer {self._fresh_token()}\r\n"
+            f"content-type: application/json\r\ncontent-length: {length}\r\nx-request-id: {exchange.request_id}\r\n"
+            f"traceparent: {trace.parent}\r\n{state}\r\n"
+        ).encode("ascii")
+
+    def _fresh_token(self) -> str:
+        """Return the token as the file had it a second ago, at most."""
+        now = self._clock()
+        if now >= self._token_until:
+            try:
+                self._token = self._door_token()
+            except (OSError, ValueError):
+                raise Refusal(503, Cause.DOOR_REFUSED, "this gateway has not got its token yet", retry_after=1) from None
+            self._token_until = now + TOKEN_SECONDS
+        return self._token
+
+    def _judge(self, pod: Pod, version: str, answer: Answer) -> None:
+        """Tell the breaker. Raises `NotStarted` for what the door, or vLLM before anything else, has refused."""
+        status = answer.status
+        if status < 500 and status not in (401, 403):
+            pod.breaker.succeeded()
+            if status == 404:
+                self._pods.missing(pod, version)
+                raise NotStarted(Cause.VERSION_MISSING)
+            return
+        pod.breaker.failed(self._clock())
+        if status in (401, 403):  # vLLM has no keys: this is the door
+            raise NotStarted(Cause.DOOR_REFUSED)
+        if status in (502, 503) and NOT_STARTED_HEADER in answer.headers:
+            raise NotStarted(Cause.NOT_STARTED)
+
+    def _renaming(self, exchange: Exchange) -> Renaming:
+        names = exchange.version, exchange.domain
+        found = self._renamings.get(names)
+        if found is None:
+            if len(self._renamings) >= MOST_RENAMINGS:
+                self._renamings.clear()
+            found = self._renamings[names] = Renaming(*names)
+        return found
+
+    async def _whole(self, passage: Passage, connection: Connection, answer: Answer) -> web.Response:
+        exchange = passage.exchange
+        parts = []
+        try:
+            while part := await connection.read(passage.limits.idle_seconds):
+                exchange.first_byte = exchange.first_byte or self._clock()
+                parts.append(part)
+        except (Broken, TimedOut) as error:
+            raise _broken_off(error, first=False) from None
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if answer.status >= 500 and not answer.headers.get("content-type", "").startswith("application/json"):
+            raise Refusal(502, Cause.BROKEN, "the model server failed while it answered")  # nginx's own page
+        renaming = self._renaming(exchange)
+        if answer.status < 400:
+            body = renaming.answer(body)
+            usage = Usage()
+            usage.read(body)
+            exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
+        else:
+            body = renaming.error(body)
+            exchange.cause = Cause.UPSTREAM_ERROR if answer.status >= 500 else None
+        exchange.bytes_out = len(body)
+        return web.Response(body=body, status=answer.status, headers=_headers(passage, answer))
+
+    async def _stream(self, passage: Passage, connection: Connection, answer: Answer) -> web.StreamResponse:
+        exchange, idle = passage.exchange, passage.limits.idle_seconds
+        headers = _headers(passage, answer)
+        headers["Cache-Control"] = "no-cache"
+        headers["X-Accel-Buffering"] = "no"  # an nginx in front of this gateway must not collect the events
+        response = web.StreamResponse(status=200, headers=headers)
+        events = EventStream(self._renaming(exchange), drop_usage=passage.asked.usage_unwanted)
+        if passage.last:
+            response.force_close()
+        await response.prepare(passage.request)
+        exchange.status = 200
+        try:
+            while data := await connection.read(idle):
+                exchange.first_byte = exchange.first_byte or self._clock()
+                if whole := events.feed(data):
+                    exchange.bytes_out += len(whole)
+                    await response.write(whole)
+            if rest := events.end():
+                exchange.bytes_out += len(rest)
+                await response.write(rest)
+            exchange.cause = Cause.UPSTREAM_ERROR if events.failed else None
+        except (Broken, TimedOut, EventTooLong) as error:
+            refusal = _broken_off(error, first=False)
+            exchange.cause = refusal.cause
+            await response.write(error_event(passage.asked.api, refusal))
+        finally:
+            exchange.tokens_in, exchange.tokens_out = events.usage.tokens_in, events.usage.tokens_out
+        return response
+
+
+def _broken_off(error: Exception, *, first: bool) -> Refusal:
+    if isinstance(error, TimedOut):
+        if first:
+            return Refusal(504, Cause.FIRST_BYTE_TIMEOUT, "the model server has not begun to answer in time", retry_after=1)
+        return Refusal(504, Cause.IDLE_TIMEOUT, "the model server has stopped in the middle of its answer")
+    return Refusal(502, Cause.BROKEN, "the connection to the model server broke while it answered")
+
+
+def _headers(passage: Passage, answer: Answer) -> dict[str, str]:
+    exchange = passage.exchange
+    headers = {
+        "Content-Type": answer.headers.get("content-type", "application/json"),
+        "Server": "graft",
+        "x-request-id": exchange.request_id,
+        SERVED_BY_HEADER: f"{exchange.version}@{exchange.pod}",
+        "x-graft-revision": str(exchange.revision),
+    }
+    if (wait := answer.headers.get("retry-after")) is not None:
+        headers["Retry-After"] = wait
+    return headers
+
+
+def error_event(api: Api, refusal: Refusal) -> bytes:
+    """Return what ends a stream that has begun, as each API's clients understand it."""
+    if api.dialect is Dialect.ANTHROPIC:
+        return b"event: error\ndata: " + orjson.dumps(error_object(api.dialect, refusal)) + b"\n\n"
+    if api.path == "/v1/responses":
+        told = {"type": "error", "code": refusal.cause.replace("-", "_"), "message": refusal.message, "param": None, "sequence_number": 0}
+        return b"event: error\ndata: " + orjson.dumps(told) + b"\n\n"
+    return b"data: " + orjson.dumps(error_object(api.dialect, refusal)) + b"\n\n"

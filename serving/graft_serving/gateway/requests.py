@@ -1,0 +1,168 @@
+"""
+The four inference APIs: where each keeps what the gateway must know, what it sets on the way up, and what it refuses.
+
+Pure. A body is parsed once and written once; what is not named here is passed on as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from graft_serving.gateway.errors import Cause, Dialect, Refusal
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One path."""
+
+    path: str
+    name: str
+    """Label of metrics."""
+    dialect: Dialect
+    opening: Callable[[Body], object]
+    """What all turns of a conversation begin with: system prompt and first user message."""
+    prepare: Callable[[Body], None]
+    """Sets what vLLM must be told. Raises `Refusal`."""
+    usage_on_demand: bool = False
+    """A stream says how many tokens it had only if asked to."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """One parsed request."""
+
+    api: Api
+    body: Body
+    model: str
+    stream: bool
+    usage_unwanted: bool = False
+    """The gateway asked for the usage chunk of the stream, the client did not."""
+
+    def conversation(self) -> str | None:
+        """Return the name that the body gives its conversation."""
+        metadata = self.body.get("metadata")
+        if not isinstance(metadata, dict):
+            return None
+        name = metadata.get("conversation_id")
+        return name if isinstance(name, str) and name else None
+
+    def opening(self) -> bytes:
+        """Return what identifies an unnamed conversation. Raises `Refusal`."""
+        return _dumps(self.api.opening(self.body))
+
+    def encoded(self, version: str) -> bytes:
+        """Return the body for vLLM. Raises `Refusal`."""
+        self.body["model"] = version
+        return _dumps(self.body)
+
+
+def read_request(api: Api, raw: bytes) -> Asked:
+    """Parse and prepare a body. Raises `Refusal`."""
+    body = _parse(raw)
+    model, stream = body.get("model"), body.get("stream")
+    if not isinstance(model, str) or not model:
+        raise Refusal(400, Cause.INVALID, "model must be a string: the name of a domain, see /v1/models", param="model")
+    if stream is not None and not isinstance(stream, bool):
+        raise Refusal(400, Cause.INVALID, "stream must be true or false", param="stream")
+    asked = Asked(api, body, model, bool(stream))
+    api.prepare(body)
+    if stream and api.usage_on_demand:
+        asked.usage_unwanted = _ask_for_usage(body)
+    return asked
+
+
+def _parse(raw: bytes) -> Body:
+    try:
+        body = orjson.loads(raw)
+    except ValueError:
+        raise Refusal(400, Cause.INVALID, "the body is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, Cause.INVALID, "the body must be a JSON object")
+    return body
+
+
+def _dumps(value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # it reads deeper than it writes
+        raise Refusal(400, Cause.INVALID, "the body is nested too deeply") from None
+
+
+def _ask_for_usage(body: Body) -> bool:
+    """Have the stream end with its usage, for the metrics. Returns whether the client must not see it."""
+    options = body.get("stream_options")
+    if options is None:
+        options = {}
+    if not isinstance(options, dict) or options.get("include_usage") is True:
+        return False  # not a dictionary: vLLM says so
+    body["stream_options"] = options | {"include_usage": True, "continuous_usage_stats": False}
+    return True
+
+
+def _nothing(_: Body) -> None:
+    pass
+
+
+def _stateless(body: Body) -> None:
+    """
+    Nothing of a conversation stays behind in a pod: the next turn may go to another one.
+
+    vLLM would store by default, so `store` is said.
+    """
+    for field, why in _STATEFUL.items():
+        if body.get(field):
+            raise Refusal(400, Cause.STATEFUL, f"{field}: {why}", param=field, code="unsupported_parameter")
+    body["store"] = False
+
+
+_STATEFUL: Mapping[str, str] = {
+    "store": "this endpoint keeps no responses; send store: false",
+    "previous_response_id": "this endpoint keeps no responses; send the whole conversation as input",
+    "conversation": "this endpoint keeps no conversations; send the whole conversation as input",
+    "background": "this endpoint keeps no responses; send background: false",
+}
+
+
+def _first_user(messages: object) -> tuple[list[object], object]:
+    """Return the system texts before the first user message, and that message's content."""
+    system: list[object] = []
+    if not isinstance(messages, list):
+        return system, messages
+    for message in messages:
+        if not isinstance(message, dict):
+            return system, message
+        if message.get("role") not in ("system", "developer"):
+            return system, message.get("content")
+        system.append(message.get("content"))
+    return system, None
+
+
+def _chat_opening(body: Body) -> object:
+    return _first_user(body.get("messages"))
+
+
+def _completion_opening(body: Body) -> object:
+    return body.get("prompt")
+
+
+def _responses_opening(body: Body) -> object:
+    return body.get("instructions"), _first_user(body.get("input"))
+
+
+def _messages_opening(body: Body) -> object:
+    return body.get("system"), _first_user(body.get("messages"))
+
+
+APIS: Mapping[str, Api] = {
+    api.path: api
+    for api in (
+        Api("/v1/chat/completions", "chat", Dialect.OPENAI, _chat_opening, _nothing, usage_on_demand=True),
+        Api("/v1/completions", "completions", Dialect.OPENAI, _completion_opening, _nothing, usage_on_demand=True),
+        Api("/v1/responses", "responses", Dialect.OPENAI, _responses_opening, _stateless),
+        Api("/v1/messages", "messages", Dialect.ANTHROPIC, _messages_opening, _nothing),
+    )
+}

@@ -1,0 +1,255 @@
+"""
+HTTP/1.1 to the doors of server pods: just what a gateway needs of it, at a third of the cost of a general client.
+
+What matters beside cost is that the caller learns whether anything was sent: `NotConnected` means that it was not. Doors are our
+own nginx, so whatever is unusual (a bad status line, bytes after an answer, obsolete line folding) ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import cast
+
+from graft_serving.gateway.framing import Body, body_of, parse_head
+
+LARGEST_HEAD = 65_536
+HIGH_WATER = 262_144
+"""So many bytes of an answer wait for a slow client before the pod is made to wait."""
+IDLE_SECONDS = 20.0
+"""Shorter than the door's keepalive_timeout: a connection must not be closed there while a request goes out on it here."""
+
+
+class NotConnected(Exception):  # noqa: N818 - says what happened
+    """Nothing was sent."""
+
+
+class Broken(Exception):  # noqa: N818
+    """The connection failed after something was sent."""
+
+
+class TimedOut(Exception):  # noqa: N818
+    """Nothing came for too long."""
+
+
+class Answer:
+    """Status and headers (names in lower case) of one answer."""
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+
+
+class Connection(asyncio.Protocol):
+    """One connection: idle, or one request at a time. `send`, then `read` until it returns nothing."""
+
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, release: Callable[[Connection], None]) -> None:
+        self.address = address
+        self._loop = loop
+        self._release = release
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+        self._paused = False
+        self.idle_since = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answer: Answer | None = None
+        self._buffer = b""
+        self._parts: deque[bytes] = deque()
+        self._waiting = 0
+        self._body: Body | None = None
+        self._keep = True
+        self._whole = True
+
+    # What the relay calls.
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent."""
+        return self._transport is not None and not self._transport.is_closing() and self._failure is None
+
+    async def send(self, head: bytes, body: bytes, seconds: float) -> Answer:
+        """Send a request and return the head of its answer. Raises `Broken` or `TimedOut`; then call `abort`."""
+        assert self._transport is not None  # noqa: S101 - `usable` was asked
+        self._begin()
+        self._whole = False
+        self._transport.writelines((head, body))
+        while self._answer is None:
+            await self._wait(seconds)
+        return self._answer
+
+    async def read(self, seconds: float) -> bytes:
+        """Return what has come of the answer's body, and nothing at its end. Raises `Broken` or `TimedOut`; then call `abort`."""
+        while not self._parts:
+            if self._whole:
+                return b""
+            await self._wait(seconds)
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._waiting = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def done(self) -> None:
+        """The caller has what it wants: keep the connection if its answer is whole, else end the request by closing it."""
+        if self._whole and self._keep and not self._paused and self.usable:
+            self._release(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close now: the door sees it, and vLLM stops."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self, seconds: float) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = waiter = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _time_out, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._whole:
+                raise ValueError("bytes without a request")
+            if self._answer is None:
+                data = self._read_head(data)
+            if self._body is not None and (data or not self._body.needs_more):
+                self._read_body(data)
+        except ValueError:
+            self._fail(Broken("not HTTP"))
+            self.abort()
+            return
+        self._wake()
+
+    def eof_received(self) -> bool:
+        if self._body is not None and not self._whole and self._body.ends_with_connection:
+            self._whole = True
+            self._keep = False
+            self._wake()
+        return False
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        if self._whole:
+            self._keep = False
+            self._failure = self._failure or Broken("closed")
+            self._wake()
+        else:
+            self._fail(Broken("closed"))
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(self._failure)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Take the head, if it is all there. Returns what follows it."""
+        if self._buffer:
+            data = self._buffer + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > LARGEST_HEAD:
+                raise ValueError("the head is too long")
+            self._buffer = data
+            return b""
+        self._buffer = b""
+        status, headers = parse_head(data[:end])
+        if status < 200:
+            return self._read_head(data[end + 4 :]) if len(data) > end + 4 else b""
+        self._keep = headers.get("connection", "").lower() != "close"
+        self._body = body_of(status, headers)
+        self._answer = Answer(status, headers)
+        return data[end + 4 :]
+
+    def _read_body(self, data: bytes) -> None:
+        assert self._body is not None  # noqa: S101
+        part = self._body.feed(data)
+        if part:
+            self._parts.append(part)
+            self._waiting += len(part)
+            if self._waiting > HIGH_WATER and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+        if not self._body.needs_more:
+            self._whole = True
+
+
+def _time_out(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimedOut())
+
+
+class Connections:
+    """Connections by address; those that are idle are used again, the latest first, so that the others may age."""
+
+    def __init__(self, connect_seconds: float) -> None:
+        self._connect_seconds = connect_seconds
+        self._idle: defaultdict[str, deque[Connection]] = defaultdict(deque)
+        self._closed = False
+
+    async def take(self, address: str) -> Connection:
+        """Return a connection for one request. Raises `NotConnected`."""
+        loop = asyncio.get_running_loop()
+        idle = self._idle[address]
+        _drop_old(idle, loop.time() - IDLE_SECONDS)
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        return await self._connect(address, loop)
+
+    def forget(self, address: str) -> None:
+        """Close what is idle to a pod that is gone."""
+        for connection in self._idle.pop(address, ()):
+            connection.abort()
+
+    def close(self) -> None:
+        """Close all that is idle, and keep none from now on."""
+        self._closed = True
+        for address in list(self._idle):
+            self.forget(address)
+
+    async def _connect(self, address: str, loop: asyncio.AbstractEventLoop) -> Connection:
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(lambda: Connection(address, loop, self._release), host.strip("[]"), int(port))
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise NotConnected from error
+        if not connection.usable:
+            raise NotConnected
+        return connection
+
+    def _release(self, connection: Connection) -> None:
+        if self._closed:
+            connection.abort()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle[connection.address].append(connection)
+
+
+def _drop_old(idle: deque[Connection], oldest: float) -> None:
+    while idle and (idle[0].idle_since < oldest or not idle[0].usable):
+        idle.popleft().abort()

@@ -1,0 +1,291 @@
+"""The loop against a real HTTP server that answers as vLLM does."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+
+import adapter_world as world
+import aiohttp
+import pytest
+from fake_vllm import FakeVllm
+
+from graft_api.fleet import LoadFailure, VersionState
+from graft_api.routes import Version
+from graft_serving.agent import loader as loading
+from graft_serving.agent.cache import Cache
+from graft_serving.agent.failure import VersionRefusedError
+from graft_serving.agent.fetcher import Fetcher
+from graft_serving.agent.loader import Loader, Surroundings
+from graft_serving.agent.state import Board
+from graft_serving.agent.store import FileStore, Store
+from graft_serving.agent.vllm import Vllm
+
+
+class Pod:
+    """A server pod: vLLM, a cache, and the agent's loop, which can be started again as a new process is."""
+
+    def __init__(self, root: Path, vllm: FakeVllm, session: aiohttp.ClientSession) -> None:
+        self.vllm, self.root, self._session = vllm, root, session
+        self.open_store: Callable[[str], Store] = FileStore
+        self.new()
+
+    def new(self) -> None:
+        cache = Cache(self.root, 10**9)
+        fetcher = Fetcher(cache, lambda uri: self.open_store(uri), time.monotonic, lambda _: None)  # noqa: PLW0108 - replaced by tests
+        self.board = Board("boot", lambda: None)
+        vllm = Vllm(self._session, self.vllm.url)
+        self.loader = Loader(Surroundings(vllm, cache, fetcher, self.board, None, time.monotonic, Random(1)))  # noqa: S311
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.loader.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not holds():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def state(self, version: Version) -> VersionState:
+        return next(item.state for item in self.board.picture.versions if item.name == version.name)
+
+    def reason(self, version: Version) -> LoadFailure | None:
+        return next(item.reason for item in self.board.picture.versions if item.name == version.name)
+
+    async def settled(self, *versions: Version) -> None:
+        await self.until(lambda: all(self.state(version) in {VersionState.READY, VersionState.FAILED} for version in versions))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(loading, "FIRST_RETRY", 0.02)
+
+
+@pytest.fixture
+async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
+    async with FakeVllm().running() as vllm, aiohttp.ClientSession() as session:
+        yield Pod(tmp_path / "adapters", vllm, session)
+
+
+def another(package: world.Package, number: int, domain: str = "dsl") -> Version:
+    made = world.Package(package.folder.with_name(f"package-{number}"), package.signer, domain)
+    made.write("README.md", f"# number {number}\n".encode())
+    return made.seal()
+
+
+async def test_what_is_routed_is_loaded_proven_and_served(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    assert not pod.loader.ready(), "one attempt comes first"
+    assert not pod.board.opened
+    async with pod.running():
+        await pod.settled(version)
+        assert pod.state(version) is VersionState.READY
+        assert pod.loader.ready()
+        assert pod.board.opened
+        assert (await pod.board.state(None, 0)).versions == [version.name]
+        assert pod.vllm.loaded == {version.name: str(pod.root / version.name)}
+        report = pod.board.report(1).versions[0]
+        assert report.probe is not None
+        assert report.probe.share == pytest.approx(1.0)
+        assert {"fetch", "verify", "load", "probe"} <= set(report.seconds)
+
+
+BAD = {
+    "B = 0": (0.0, LoadFailure.NO_EFFECT),
+    "alpha halved": (0.5, LoadFailure.WRONG_EFFECT),
+    "alpha doubled": (2.0, LoadFailure.WRONG_EFFECT),
+    "the other way round": (-1.0, LoadFailure.WRONG_EFFECT),
+}
+
+
+@pytest.mark.parametrize(("share", "reason"), BAD.values(), ids=BAD)
+async def test_an_adapter_that_vllm_takes_but_that_does_something_else_never_serves(
+    pod: Pod, package: world.Package, share: float, reason: LoadFailure
+) -> None:
+    version, good = package.seal(), another(package, 2, "sql")
+    pod.vllm.share[version.name] = share
+    seen: set[str] = set()
+    pod.loader.apply(world.routes([version, good], [package.signer.public], routed=[version.name, good.name]))
+    async with pod.running():
+        await pod.until(lambda: bool(seen.update(pod.board.picture.ready)) or pod.state(good) is VersionState.READY)
+        await pod.until(lambda: version.name not in pod.vllm.loaded and pod.state(version) is VersionState.FAILED)
+        assert pod.reason(version) is reason
+        assert pod.loader.ready(), "its attempt was made"
+        await asyncio.sleep(0.1)
+    assert version.name not in seen
+    assert pod.vllm.names("load").count(version.name) == 1, "not tried again"
+
+
+async def test_another_base_model_under_the_same_digest_is_seen(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.vllm.base_shift = -0.7
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+        assert pod.reason(version) is LoadFailure.BASE_DIFFERS
+
+
+async def test_what_vllm_refuses_says_so_in_its_words(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.vllm.refused.add(version.name)
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+    assert pod.reason(version) is LoadFailure.LOAD_REFUSED
+    assert "add_lora" in pod.board.picture.versions[0].message
+
+
+async def test_a_tampered_package_never_reaches_vllm_and_no_other_is_held_up(pod: Pod, package: world.Package) -> None:
+    good, bad = another(package, 2), package.seal()
+    (package.folder / "adapter_model.safetensors").write_bytes(b"x" * 10)
+    pod.loader.apply(world.routes([bad, good], [package.signer.public], routed=[bad.name, good.name]))
+    async with pod.running():
+        await pod.settled(bad, good)
+        assert (pod.reason(bad), pod.state(good)) == (LoadFailure.DIGEST_MISMATCH, VersionState.READY)
+    assert pod.vllm.names("load") == [good.name]
+    assert not (pod.root / bad.name).exists()
+
+
+async def test_after_a_restart_of_vllm_everything_is_loaded_again_from_the_disk(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.settled(version)
+        shutil.rmtree(package.folder)  # the store is gone
+        pod.vllm.up = False
+        pod.vllm.restart()
+        await pod.until(lambda: pod.board.picture.server == "Down")
+        assert (await pod.board.state(None, 0)).serving is False
+        assert (await pod.board.state(None, 0)).versions == []
+        assert not pod.loader.ready()
+        pod.vllm.up = True
+        await pod.until(pod.loader.ready)
+        assert pod.state(version) is VersionState.READY
+        assert pod.board.picture.server_starts == 2
+
+
+async def test_a_restart_between_two_looks_is_seen_by_what_is_lost(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.settled(version)
+        pod.vllm.restart()
+        await pod.until(lambda: pod.vllm.names("load").count(version.name) == 2 and pod.state(version) is VersionState.READY)
+
+
+async def test_what_is_not_routed_any_more_is_unloaded_and_then_its_files_go(
+    pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "UNLOADED_SECONDS", 0.2)
+    old, new = package.seal(), another(package, 2)
+    pod.loader.apply(world.routes([old], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(old)
+        pod.loader.apply(world.routes([new], [package.signer.public], revision=2))
+        await pod.until(lambda: old.name not in pod.vllm.loaded)
+        assert (pod.root / old.name).is_dir(), "files last"
+        await pod.until(lambda: not (pod.root / old.name).exists())
+        await pod.settled(new)
+
+
+async def test_no_more_versions_than_slots_in_the_routes_order(pod: Pod, package: world.Package) -> None:
+    versions = [another(package, number) for number in range(3)]
+    pod.loader.apply(world.routes(versions, [package.signer.public], max_loras=2))
+    async with pod.running():
+        await pod.settled(*versions[:2])
+        assert set(pod.vllm.loaded) == {version.name for version in versions[:2]}
+
+
+async def test_names_of_an_earlier_agent_are_proven_anew_and_strangers_are_unloaded(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+    pod.vllm.loaded["stranger"] = "/tmp/stranger"
+    pod.new()
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+        await pod.until(lambda: set(pod.vllm.loaded) == {version.name})
+    assert pod.vllm.names("load") == [version.name], "it stayed loaded"
+
+
+async def test_our_name_at_another_path_is_not_ours(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.vllm.loaded[version.name] = "/tmp/elsewhere"
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+    assert pod.vllm.loaded[version.name] == str(pod.root / version.name)
+
+
+async def test_a_store_that_is_away_is_tried_again_and_has_its_attempt_counted(pod: Pod, package: world.Package) -> None:
+    version, away = package.seal(), True
+
+    def open_store(uri: str) -> Store:
+        if away:
+            raise VersionRefusedError(LoadFailure.STORE_UNAVAILABLE, "away")
+        return FileStore(uri)
+
+    pod.open_store = open_store
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.until(pod.loader.ready)
+        assert pod.reason(version) is LoadFailure.STORE_UNAVAILABLE
+        away = False
+        await pod.until(lambda: pod.state(version) is VersionState.READY)
+
+
+async def test_a_key_that_is_withdrawn_takes_its_adapters_away(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+        pod.loader.apply(world.routes([version], [world.Signer().public], revision=2))
+        await pod.until(lambda: pod.reason(version) is LoadFailure.SIGNATURE_INVALID and not pod.vllm.loaded)
+
+
+async def test_a_package_without_references_is_ready_but_weak(pod: Pod, package: world.Package) -> None:
+    (package.folder / "probes.json").unlink()
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+    assert pod.board.report(1).versions[0].weak
+
+
+async def test_leftovers_of_a_crash_are_removed_and_a_damaged_folder_is_fetched_again(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    (pod.root / ".fetching-x").mkdir(parents=True)
+    shutil.copytree(package.folder, pod.root / version.name)
+    (pod.root / version.name / "adapter_config.json").write_text(json.dumps({}))
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+    assert pod.state(version) is VersionState.READY
+    assert [entry.name for entry in pod.root.iterdir()] == [version.name]
+
+
+async def test_a_draining_pod_serves_nothing_new_but_keeps_what_is_loaded(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(version)
+        waiting = asyncio.create_task(pod.board.state(pod.board.generation, 5))
+        await asyncio.sleep(0)
+        pod.loader.drain()
+        assert (await waiting).serving is False
+        assert version.name in pod.vllm.loaded
+        assert pod.board.report(1).server == "Draining"

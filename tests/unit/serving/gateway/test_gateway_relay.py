@@ -1,0 +1,321 @@
+"""Requests through a whole gateway to pods that speak as vLLM does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from graft_api.routes import Arm, DomainLimits, GatewayLimits, GatewaySettings, KeyLimits
+from graft_serving.gateway.errors import Cause
+
+
+async def test_the_answer_names_the_alias_and_says_what_served_it(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    async with world.post(body=kit.ask()) as answer:
+        told = await answer.json()
+    assert told["model"] == "dsl"
+    assert told["choices"][0]["message"]["content"] == "Hello"
+    assert answer.headers["x-graft-served-by"] == f"{kit.OLD}@e-server-0"
+    assert answer.headers["x-graft-revision"] == "1"
+    assert world.pods[0].seen[0][2]["model"] == kit.OLD
+
+
+async def test_the_door_gets_its_token_and_nothing_of_the_clients(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    headers = {"traceparent": parent, "tracestate": "x=1", "x-request-id": "mine", "Cookie": "c=1", "X-data-parallel-rank": "3"}
+    async with world.post(body=kit.ask(), headers=headers) as answer:
+        assert answer.headers["x-request-id"] == "mine"
+    seen = world.pods[0].seen[0][1]
+    assert seen.pop("traceparent").startswith("00-" + "a" * 32)
+    assert seen["authorization"] == "Bearer door-token"
+    assert seen["x-request-id"] == "mine"
+    assert sorted(seen) == ["authorization", "content-length", "content-type", "host", "tracestate", "x-request-id"]
+
+
+@pytest.mark.parametrize("model", ["dsl-aaaaaaaaaaaaaaaa", "/etc/passwd", "..", "../x", "DSL", "dsl "])
+async def test_only_an_alias_is_a_model(make_world: Any, kit: Any, model: str) -> None:
+    world = await make_world()
+    async with world.post(body=kit.ask(model=model)) as answer:
+        assert answer.status == 404
+        assert (await answer.json())["error"]["code"] == "model_not_found"
+    assert world.pods[0].seen == []
+
+
+async def test_a_stream_passes_without_the_usage_chunk_that_nobody_asked_for(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    async with world.post(body=kit.ask(stream=True)) as answer:
+        text = await answer.text()
+    assert answer.content_type == "text/event-stream"
+    assert '"choices":[]' not in text
+    assert kit.OLD not in text
+    assert text.endswith("data: [DONE]\n\n")
+    await kit.until(lambda: world.recorder.all)
+    assert (world.recorder.all[0].tokens_in, world.recorder.all[0].tokens_out) == (7, 2)
+
+
+async def test_a_stream_keeps_the_usage_chunk_that_was_asked_for(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    async with world.post(body=kit.ask(stream=True, stream_options={"include_usage": True})) as answer:
+        assert '"choices":[],"usage":{"prompt_tokens":7' in await answer.text()
+
+
+async def test_a_switch_in_the_middle_of_requests_never_mixes(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    go = asyncio.Event()
+
+    async def slow(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await go.wait()
+        return await world.pods[0].answer(request, body)
+
+    world.pods[0].behave = slow
+
+    async def one() -> str:
+        async with world.post(body=kit.ask()) as answer:
+            assert (await answer.json())["model"] == "dsl"
+            return answer.headers["x-graft-revision"] + answer.headers["x-graft-served-by"]
+
+    before = [asyncio.create_task(one()) for _ in range(5)]
+    await kit.until(lambda: world.path.in_flight() == {kit.OLD: 5})
+    world.path.apply(kit.make_routes(2, Arm(version=kit.NEW)))
+    after = [asyncio.create_task(one()) for _ in range(5)]
+    await kit.until(lambda: world.path.in_flight() == {kit.OLD: 5, kit.NEW: 5})
+    go.set()
+    assert set(await asyncio.gather(*before)) == {f"1{kit.OLD}@e-server-0"}
+    assert set(await asyncio.gather(*after)) == {f"2{kit.NEW}@e-server-0"}
+    assert world.path.in_flight() == {}
+
+
+@pytest.mark.parametrize("pause", [0.01, 0.0], ids=["between events", "while much is written"])
+async def test_a_client_that_leaves_ends_the_upstream_request(
+    make_world: Any, kit: Any, caplog: pytest.LogCaptureFixture, pause: float
+) -> None:
+    world = await make_world()
+
+    async def endless(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await kit.stream(request, ["data: {}\n\n"] * 100_000, pause=pause)
+
+    world.pods[0].behave = endless
+    async with world.post(body=kit.ask(stream=True)) as answer:
+        await answer.content.readany()
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
+    assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
+    assert [record for record in caplog.records if record.name.startswith("aiohttp.server")] == []
+
+
+async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+
+    async def never(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    world.pods[0].behave = never
+    asking = asyncio.create_task(world.post(body=kit.ask()).__aenter__())
+    await kit.until(world.path.in_flight)
+    asking.cancel()
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await kit.until(lambda: not world.path.in_flight())
+
+
+def not_started(status: int = 503) -> Any:
+    async def refuse(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=status, headers={"x-graft-not-started": "1"})
+
+    return refuse
+
+
+def plainly(status: int) -> Any:
+    async def fail(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "boom", "code": status}}, status=status)
+
+    return fail
+
+
+@pytest.mark.parametrize("behave", [not_started(502), not_started(503), plainly(401), plainly(403)], ids=["502", "503", "401", "403"])
+async def test_a_request_that_was_not_started_goes_to_another_pod_once(make_world: Any, kit: Any, behave: Any) -> None:
+    world = await make_world(pods=2)
+    world.pods[0].behave = behave
+    for turn in range(8):
+        async with world.post(body=kit.ask(), headers={"x-conversation-id": str(turn)}) as answer:
+            assert answer.status == 200
+            assert answer.headers["x-graft-served-by"].endswith("@e-server-1")
+    assert len(world.pods[1].seen) == 8
+    assert 0 < len(world.pods[0].seen) <= 3  # then its circuit is open
+
+
+async def test_nobody_is_asked_a_third_time(make_world: Any, kit: Any) -> None:
+    world = await make_world(pods=3)
+    for pod in world.pods:
+        pod.behave = not_started()
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "1"
+    assert sum(len(pod.seen) for pod in world.pods) == 2
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_what_may_have_been_started_is_never_asked_again(make_world: Any, kit: Any, status: int) -> None:
+    world = await make_world(pods=2)
+    for pod in world.pods:
+        pod.behave = plainly(status)
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == status
+    assert sum(len(pod.seen) for pod in world.pods) == 1
+
+
+async def test_a_connection_that_breaks_after_the_request_was_sent_is_not_asked_again(make_world: Any, kit: Any) -> None:
+    world = await make_world(pods=2)
+
+    async def drop(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+    for pod in world.pods:
+        pod.behave = drop
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 502
+    assert sum(len(pod.seen) for pod in world.pods) == 1
+
+
+async def test_an_unreachable_pod_costs_nothing_but_a_retry(make_world: Any, kit: Any) -> None:
+    world = await make_world(pods=1)
+    world.path.pods.update("gone", f"127.0.0.1:{kit.unused_port()}", True, {kit.OLD})
+    for turn in range(6):
+        async with world.post(body=kit.ask(), headers={"x-conversation-id": str(turn)}) as answer:
+            assert answer.status == 200
+    assert {exchange.retried for exchange in world.recorder.all} <= {None, Cause.UNREACHABLE}
+    assert Cause.UNREACHABLE in {exchange.retried for exchange in world.recorder.all}
+
+
+async def test_a_version_that_vllm_lost_falls_back_to_the_base_model(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    world.pods[0].served = frozenset()  # its agent has announced it, though
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 200
+        assert answer.headers["x-graft-served-by"] == "base@e-server-0"
+        assert (await answer.json())["model"] == "dsl"
+    assert world.recorder.all[0].retried is Cause.VERSION_MISSING
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 200
+    assert [body["model"] for _, _, body in world.pods[0].seen] == [kit.OLD, "base", "base"]
+
+
+async def test_a_version_on_no_pod_is_served_by_the_base_model(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    world.announce(world.pods[0], versions=frozenset())
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.headers["x-graft-served-by"] == "base@e-server-0"
+        assert (await answer.json())["model"] == "dsl"
+
+
+async def test_or_refused_where_the_domain_says_so(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(fallback="Error"))
+    world.announce(world.pods[0], versions=frozenset())
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 503
+        assert "Retry-After" in answer.headers
+    assert world.pods[0].seen == []
+
+
+async def test_vllms_own_errors_pass_with_the_alias_in_them(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+
+    async def too_long(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": f"{body['model']}: maximum context length is 8", "code": 400}}, status=400)
+
+    world.pods[0].behave = too_long
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"]["message"] == "dsl: maximum context length is 8"
+
+
+async def test_a_page_of_the_doors_nginx_is_not_passed_on(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+
+    async def page(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=504, text="<html>nginx</html>", content_type="text/html")
+
+    world.pods[0].behave = page
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 502
+        assert (await answer.json())["error"]["code"] == "broken"
+
+
+LIMITS = GatewaySettings(limits=GatewayLimits(max_body_bytes=2048, first_byte_seconds=1, idle_seconds=1))
+
+
+async def test_a_pod_that_never_begins_to_answer_is_given_up(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=LIMITS))
+
+    async def never(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    world.pods[0].behave = never
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 504
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_a_stream_that_stops_in_the_middle_says_so(make_world: Any, kit: Any, path: str) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=LIMITS))
+
+    async def stall(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await kit.stream(request, ["data: {}\n\n"], pause=60)
+
+    world.pods[0].behave = stall
+    body = {"model": "dsl", "input": "hi", "messages": [], "stream": True}
+    async with world.post(path, body=body) as answer:
+        text = await answer.text()
+    assert "the model server has stopped" in text
+    assert text.startswith("data: {}\n\n")
+    assert world.recorder.all[0].cause is Cause.IDLE_TIMEOUT
+
+
+async def test_a_body_beyond_the_limit_is_refused(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=LIMITS))
+
+    async def pieces() -> Any:
+        for _ in range(40):
+            yield b"x" * 100
+
+    for body in (b"x" * 4000, pieces()):
+        async with world.session.post(world.url + "/v1/completions", data=body, headers={"x-api-key": kit.KEY}) as answer:
+            assert answer.status == 413
+
+
+async def test_a_domain_may_do_so_much_at_a_time(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(limits=DomainLimits(concurrent=1)))
+    go = asyncio.Event()
+
+    async def wait(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await go.wait()
+        return await world.pods[0].answer(request, body)
+
+    world.pods[0].behave = wait
+    first = asyncio.create_task(world.post(body=kit.ask()).__aenter__())
+    await kit.until(world.path.in_flight)
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 429
+    go.set()
+    async with await first as answer:
+        assert answer.status == 200
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 200
+
+
+async def test_a_key_may_ask_so_often(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=GatewaySettings(per_key=KeyLimits(requests_per_minute=12))))
+    statuses = []
+    for _ in range(4):
+        async with world.post(body=kit.ask()) as answer:
+            statuses.append(answer.status)
+    assert statuses == [200, 200, 429, 429]
+    assert int(answer.headers["Retry-After"]) in (4, 5)
