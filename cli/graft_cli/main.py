@@ -8,6 +8,7 @@ import yaml
 
 from graft_api import resolve
 from graft_api.schema import Invalid
+from graft_cli.inject import DEFAULT_REPORTS_URL, default_image, inject
 from graft_cli.run import read_job, run
 
 
@@ -33,7 +34,18 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser("validate", help="check a FineTuneJob as the API server does, and show what follows from it")
     checking.add_argument("-f", "--file", type=Path, required=True, metavar="JOB.yaml")
     checking.set_defaults(command=_validate)
+    _add_inject(commands.add_parser("inject", help="add agent and door to a vLLM Deployment of your own, for spec.server.existing"))
     return parser
+
+
+def _add_inject(injecting: argparse.ArgumentParser) -> None:
+    injecting.add_argument("-f", "--file", type=Path, required=True, metavar="DEPLOYMENT.yaml")
+    injecting.add_argument("--endpoint", type=Path, required=True, metavar="ENDPOINT.yaml", help="the ModelEndpoint that names it")
+    injecting.add_argument("--container", help="which one is vLLM; default: the only one, or the one called vllm")
+    injecting.add_argument("--serving-image", metavar="IMAGE", help=f"of agent and door; default: {default_image()}")
+    injecting.add_argument("--reports-url", default=DEFAULT_REPORTS_URL, metavar="URL", help="of the operator; default: %(default)s")
+    injecting.add_argument("-o", "--output", choices=("yaml", "patch"), default="yaml", help="patch: for kubectl patch --patch-file")
+    injecting.set_defaults(command=inject)
 
 
 def _validate(options: argparse.Namespace) -> int:
