@@ -1,0 +1,3 @@
+module graft.dev/bench/gateway
+
+go 1.25.0
