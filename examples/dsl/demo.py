@@ -1,4 +1,4 @@
-"""The demo, top to bottom: a cluster, the chart, a small world, one FineTuneJob, and what came of it.
+"""The demo, top to bottom: a cluster, the chart, a small world, one FineTuneJob, and its adapter in production.
 
 Every step is what a user would do by hand; the commands are printed as they are run.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from minio import Minio
+from serve import Served
 
 from graft_devcluster import cluster, images, install, s3, settings
 from graft_devcluster.settings import Settings
@@ -31,8 +32,8 @@ def main() -> int:
     step("Kubernetes: etcd, API server, kubelet, containerd, S3")
     with cluster.locked(chosen):
         cluster.up_node(chosen, [])
-    step("Images: operator and trainer")
-    references = images.ensure_images(["operator", "trainer"], load=True)
+    step("Images: operator, trainer, serving, vLLM for CPU")
+    references = images.ensure_images(["operator", "trainer", "serving", "vllm-cpu"], load=True)
     step("Chart: helm upgrade --install graft charts/graft")
     install.install(chosen, references)
     step("A small world: access rules in English and CEL, and a model that learned an older dialect")
@@ -43,6 +44,17 @@ def main() -> int:
     print(tools.run("kubectl", "apply", "-n", NAMESPACE, "-f", str(HERE)), end="")
     job = store.follow()
     store.report(job, chosen)
+    if job["status"]["phase"] == "Succeeded":
+        step("Serve it: trust the key, pin the adapter")
+        adapter = job["status"]["adapterRef"]["name"]
+        served = Served(tools, NAMESPACE)
+        served.trust_and_pin(adapter, store.public_key)
+        served.follow(adapter)
+        step(f"Ask base and adapter through the gateway at {served.url()}")
+        served.compare(world / "data" / "heldout.jsonl")
+        print("\nLook at it:")
+        print(f"  kubectl -n {NAMESPACE} get modelendpoints,adapters,pods")
+        print(f"  kubectl -n {NAMESPACE} describe modelendpoint prod")
     print(f"\nThe demo took {time.monotonic() - started:.0f} s.")
     return 0 if job["status"]["phase"] == "Succeeded" else 1
 
@@ -68,10 +80,9 @@ class Demo:
         self.minio = Minio(s3.endpoint(chosen).removeprefix("http://"), keys.access_key, keys.secret_key, secure=False)
 
     def prepare(self, world: Path) -> None:
-        """Bucket, namespace and Secrets. What an earlier demo left is removed, so that it trains again."""
+        """Bucket, namespace and Secrets. What an earlier demo left is removed, so that it starts from nothing."""
+        self.tools.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found")
         self.tools.run("kubectl", "apply", "-f", "-", stdin=json.dumps(self.namespace()))
-        self.tools.run("kubectl", "delete", "finetunejob", JOB, "-n", NAMESPACE, "--ignore-not-found", "--cascade=foreground")
-        self.tools.run("kubectl", "delete", "adapters", "--all", "-n", NAMESPACE)
         if not self.minio.bucket_exists(BUCKET):
             self.minio.make_bucket(BUCKET)
         for left in self.minio.list_objects(BUCKET, recursive=True):

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import subprocess
 import sys
-import time
-import uuid
 from pathlib import Path
 
 import pytest
-import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from minio import Minio
 
 from graft_devcluster import cluster, images, install, s3, settings
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "dsl"
+sys.path.insert(0, str(Path(__file__).parent))  # its modules beside it: pytest's importlib mode adds no folder
+from place import EXAMPLE, Place
 
 
 def pytest_collection_modifyitems(items):
@@ -37,7 +30,7 @@ def chosen():
 
 @pytest.fixture(scope="session")
 def references(chosen):
-    return images.ensure_images(["operator", "trainer"], load=True)
+    return images.ensure_images(["operator", "trainer", "serving", "vllm-cpu"], load=True)
 
 
 @pytest.fixture(scope="session")
@@ -62,112 +55,6 @@ def world(chosen):
 def store(chosen):
     keys = s3.credentials(chosen)
     return Minio(s3.endpoint(chosen).removeprefix("http://"), keys.access_key, keys.secret_key, secure=False)
-
-
-def merge(body, change):
-    merged = copy.deepcopy(body)
-    for key, value in change.items():
-        merged[key] = merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-    return merged
-
-
-def wait_for(read, until, seconds):
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = read()
-        if until(seen):
-            return seen
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s; last seen: {json.dumps(seen.get('status', seen), indent=1)[:4000]}")
-        time.sleep(0.3)
-
-
-class Place:
-    """A namespace with Secrets, a bucket with a model and a little data."""
-
-    def __init__(self, tools, store, chosen, world):
-        self.tools, self.store, self.chosen, self.world = tools, store, chosen, world
-        self.name = self.bucket = f"e2e-{uuid.uuid4().hex[:8]}"
-        self.key = ec.generate_private_key(ec.SECP256R1())
-
-    until = staticmethod(wait_for)
-
-    def create_namespace(self):
-        namespace = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": self.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-        self.apply(namespace)
-        pem = self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        self.secret("signing-key", {"key.pem": pem.decode()})
-        self.secret("s3", dict(install.s3_secret(self.chosen)))
-
-    def secret(self, name, data):
-        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": self.name}, "stringData": data})
-
-    def fill_bucket(self, rows=192, heldout=48):
-        self.store.make_bucket(self.bucket)
-        for file in sorted((self.world / "base").rglob("*")):
-            if file.is_file():
-                self.store.fput_object(self.bucket, file.relative_to(self.world).as_posix(), str(file))
-        self.put_lines("data/rules.jsonl", (self.world / "data/rules.jsonl").read_text().splitlines()[:rows])
-        self.put_lines("data/heldout.jsonl", (self.world / "data/heldout.jsonl").read_text().splitlines()[:heldout])
-
-    def put_lines(self, key, lines):
-        import io
-
-        body = ("\n".join(lines) + "\n").encode()
-        self.store.put_object(self.bucket, key, io.BytesIO(body), len(body))
-
-    def apply(self, resource):
-        self.tools.run("kubectl", "apply", "-f", "-", stdin=json.dumps(resource))
-
-    def job(self, name, **spec):
-        """A small job: 6 steps an epoch; checkpoints every 2 steps."""
-        body = yaml.safe_load((EXAMPLE / "finetunejob.yaml").read_text())
-        body["metadata"] = {"name": name, "namespace": self.name}
-        base = body["spec"]
-        base["baseModel"] = {"uri": f"s3://{self.bucket}/base"}
-        base["output"] = {"uri": f"s3://{self.bucket}/adapters"}
-        base["training"] |= {"epochs": 1, "checkpoints": {"everySteps": 2, "keep": 2}, "logEverySteps": 1}
-        base["dataset"] = {
-            "sources": [{"uri": f"s3://{self.bucket}/data/rules.jsonl"}],
-            "minExamples": 50,
-            "holdout": {"uri": f"s3://{self.bucket}/data/heldout.jsonl"},
-            "validation": {"fraction": "0.05"},
-        }
-        base["evaluation"]["suites"][0]["accept"] = {"metric": "error_rate", "max": "1"}
-        # Room for an operator that is killed: pods that wait for its grant must not keep it from being scheduled again.
-        base["podTemplate"] = {"resources": {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}}
-        return merge(body, {"spec": spec})
-
-    def get(self, kind, name):
-        return json.loads(self.tools.run("kubectl", "get", kind, name, "-n", self.name, "-o", "json"))
-
-    def items(self, kind, *arguments):
-        return json.loads(self.tools.run("kubectl", "get", kind, "-n", self.name, "-o", "json", *arguments))["items"]
-
-    def wait(self, name, until, seconds=400):
-        """The FineTuneJob as soon as `until(status)` holds; fails with the last status."""
-
-        def settled(job):
-            status = job.get("status", {})
-            # A job that has ended will not do what the test waits for: say so at once.
-            return until(status) or status.get("phase") in {"Succeeded", "Failed"}
-
-        job = wait_for(lambda: self.get("finetunejob", name), settled, seconds)
-        assert until(job["status"]), f"ended without it: {json.dumps(job['status'], indent=1)[:3000]}"
-        return job
-
-    def ended(self, name, seconds=400):
-        return self.wait(name, lambda status: status.get("phase") in {"Succeeded", "Failed"}, seconds)["status"]
-
-    def objects(self, prefix=""):
-        return {entry.object_name: entry for entry in self.store.list_objects(self.bucket, prefix=prefix, recursive=True)}
-
-    def commits(self):
-        return [key for key in self.objects("adapters/") if key.endswith("/commit.json")]
 
 
 @pytest.fixture
