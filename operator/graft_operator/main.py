@@ -126,6 +126,8 @@ def compose(config: Config, kube: Kube) -> Process:
     resync = Resync(kube, sources, clock, random)
     dropped = Gauge("graft_reports_dropped", "Progress reports that were not written, for want of room.", registry=registry)
     dropped.set_function(lambda: reports.coalescer.dropped)
+    unheard = Gauge("graft_fleet_reports_dropped", "Reports of the data plane for which there was no room.", registry=registry)
+    unheard.set_function(lambda: fleet.dropped)
     checks = Checks(
         live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None},
         ready={"certificate": certificate.problem, "process": lambda: "stopping" if process.stopping else None},
@@ -163,6 +165,7 @@ def platform(config: Config) -> Platform:
         reports_url=config.reports_url,
         serving_pull_policy=config.serving_pull_policy,
         vllm_pull_policy=config.vllm_pull_policy,
+        log_level=config.log_level,
     )
 
 

@@ -25,7 +25,7 @@ def merge(body, change):
     return merged
 
 
-def wait_for(read, until, seconds):
+def wait_for(read, until, seconds, poll=0.3):
     deadline = time.monotonic() + seconds
     while True:
         seen = read()
@@ -33,7 +33,7 @@ def wait_for(read, until, seconds):
             return seen
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; last seen: {json.dumps(seen.get('status', seen), indent=1)[:4000]}")
-        time.sleep(0.3)
+        time.sleep(poll)
 
 
 class Place:

@@ -4,197 +4,26 @@ An endpoint in production: two vLLM replicas, two gateways, load on it all the t
 One endpoint for the whole file: two vLLMs take a minute to start. Each story leaves it as it found it.
 """
 
-import asyncio
 import json
 import subprocess
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 
-import aiohttp
 import packages
 import pytest
-import yaml
-from place import EXAMPLE, Place, wait_for
-
-QUESTION = "Permit the request only when the number of replicas is less than 11."
-
-
-class Shop(Place):
-    """A namespace with a ModelEndpoint of two domains, and a good adapter to make bad ones from."""
-
-    def endpoint(self, **spec):
-        body = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())
-        body["metadata"]["namespace"] = self.name
-        body["spec"] |= {"baseModel": {"uri": f"s3://{self.bucket}/base"}, "domains": [{"name": "dsl"}, {"name": "other"}]}
-        body["spec"] |= {"trustedKeys": [{"name": "e2e", "pem": self.signer.public}]} | spec
-        return body
-
-    def get_endpoint(self):
-        return self.get("modelendpoint", "prod")
-
-    def upload(self, package, name):
-        for file in sorted(package.path.iterdir()):
-            self.store.fput_object(self.bucket, f"packages/{name}/{file.name}", str(file))
-
-    def add(self, name, package, domain="dsl"):
-        self.upload(package, name)
-        manifest = json.loads((package.path / "manifest.json").read_text())
-        spec = {
-            "artifact": {"uri": f"s3://{self.bucket}/packages/{name}", "digest": package.digest, "sizeBytes": package.size},
-            "domain": domain,
-            "baseModelDigest": self.base_digest or manifest["baseModel"]["digest"],
-            "endpointRef": {"name": "prod"},
-        }
-        metadata = {"name": name, "namespace": self.name}
-        self.apply({"apiVersion": "graft.dev/v1alpha1", "kind": "Adapter", "metadata": metadata, "spec": spec})
-
-    def adapter(self, name, phases, seconds=120):
-        def there(found):
-            return found.get("status", {}).get("phase") in phases
-
-        return wait_for(lambda: self.get("adapter", name), there, seconds)["status"]
-
-    def pin(self, **pins):
-        domains = [{"name": name} | ({"pin": pins[name]} if name in pins else {}) for name in ("dsl", "other")]
-        patch = json.dumps({"spec": {"domains": domains}})
-        self.tools.run("kubectl", "patch", "modelendpoint", "prod", "-n", self.name, "--type=merge", "-p", patch)
-
-    def serves(self, domain, adapter, seconds=120):
-        """Wait until every gateway routes the domain to this adapter (None: the base model)."""
-
-        def done(found):
-            status = found.get("status", {})
-            arms = {one["name"]: one["arms"][0].get("adapter") for one in status.get("domains", [])}
-            return domain in arms and arms[domain] == adapter and 0 < status["gateways"] <= status["acknowledgedGateways"]
-
-        return wait_for(self.get_endpoint, done, seconds)["status"]
-
-    def ready(self, seconds=300):
-        return wait_for(self.get_endpoint, lambda found: found.get("status", {}).get("phase") == "Ready", seconds)["status"]
-
-    def url(self):
-        return f"http://{self.get('service', 'prod-gateway')['spec']['clusterIP']}"
-
-    def pods(self, component):
-        return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
-
-    def delete(self, kind, name):
-        self.tools.run("kubectl", "delete", kind, name, "-n", self.name, "--wait=false")
-
-    def gone(self, kind, name, seconds=120):
-        wait_for(lambda: {"left": self.tools.run("kubectl", "get", kind, name, "-n", self.name, "--ignore-not-found", "-o", "name")},
-                 lambda seen: not seen["left"].strip(), seconds)  # fmt: skip
-
-
-class Load:
-    """Requests at a steady rate from a thread of its own; what every one of them came to."""
-
-    def __init__(self, url, models=("dsl", "other", "base"), rate=8):
-        self.url, self.models, self.rate = url, models, rate
-        self.outcomes = Counter()
-        self.answers = {}
-        self.problems = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join(60)
-
-    async def _run(self):
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
-            tasks, number = set(), 0
-            while not self._stop.is_set():
-                model = self.models[number % len(self.models)]
-                number += 1
-                task = asyncio.create_task(self._ask(session, model, stream=number % 2 == 0))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                await asyncio.sleep(1 / self.rate)
-            await asyncio.gather(*tasks)
-
-    async def _ask(self, session, model, stream):
-        body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 24, "stream": stream}
-        began = time.strftime("%X")
-        try:
-            async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
-                raw = await answer.read()
-                served = answer.headers.get("x-graft-served-by", "").partition("@")[0]
-                said = text_of(raw, model, stream=stream) if answer.status == 200 else None
-                self.outcomes[model, answer.status] += 1
-                if answer.status != 200:
-                    self.problems.append(f"{began} {model} {answer.status} {raw[:200]!r}")
-                else:
-                    self.answers.setdefault(served, set()).add(said)
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AssertionError) as error:
-            self.outcomes[model, type(error).__name__] += 1
-            self.problems.append(f"{began} {model} {type(error).__name__} {error}")
-
-    def failed(self):
-        return sum(count for (_, status), count in self.outcomes.items() if status != 200)
-
-
-def text_of(raw, model, stream):
-    """The whole answer; every event of a stream must carry the alias."""
-    if not stream:
-        document = json.loads(raw)
-        assert document["model"] == model
-        return document["choices"][0]["message"]["content"]
-    events = [line.removeprefix("data: ") for line in raw.decode().split("\n") if line.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    chunks = [json.loads(event) for event in events[:-1]]
-    assert {chunk["model"] for chunk in chunks} == {model}
-    assert all(chunk["choices"] for chunk in chunks), "a usage chunk that nobody asked for"
-    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+from place import wait_for
+from stories import Load, Shop, train
 
 
 @pytest.fixture(scope="module")
 def good(world, tmp_path_factory):
-    """A small adapter, trained here by `graft run`, and its signing key."""
-    place = tmp_path_factory.mktemp("good")
-    signer = packages.Signer(place / "key.pem")
-    job = yaml.safe_load((EXAMPLE / "finetunejob.yaml").read_text())
-    spec = job["spec"]
-    spec["baseModel"] = {"uri": f"file://{world}/base"}
-    spec["output"] = {"uri": f"file://{place}/runs"}
-    rows = (world / "data/rules.jsonl").read_text().splitlines()[:640]
-    (place / "rules.jsonl").write_text("\n".join(rows) + "\n")
-    held = (world / "data/heldout.jsonl").read_text().splitlines()[:48]
-    (place / "heldout.jsonl").write_text("\n".join(held) + "\n")
-    spec["dataset"] = {
-        "sources": [{"uri": f"file://{place}/rules.jsonl"}],
-        "minExamples": 50,
-        "holdout": {"uri": f"file://{place}/heldout.jsonl"},
-        "validation": {"fraction": "0.05"},
-    }
-    spec["training"]["epochs"] = 1
-    spec["evaluation"]["suites"][0]["accept"] = {"metric": "error_rate", "max": "1"}
-    for key in ("adapter", "credentials", "podTemplate"):
-        spec.pop(key, None)
-    (place / "job.yaml").write_text(yaml.safe_dump(job))
-    command = [str(Path(__file__).parents[2] / ".venv/bin/graft"), "run", "-f", str(place / "job.yaml"), "--signing-key", str(signer.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (artifact,) = (place / "runs").rglob("artifact/manifest.json")
-    return artifact.parent, signer
+    return train(world, tmp_path_factory.mktemp("good"))
 
 
 @pytest.fixture(scope="module")
 def shop(graft, store, chosen, world, good, tmp_path_factory):
     made = Shop(graft, store, chosen, world)
-    made.good, made.signer = good
-    made.base_digest = json.loads((made.good / "manifest.json").read_text())["baseModel"]["digest"]
-    made.folder = tmp_path_factory.mktemp("packages")
-    made.create_namespace()
-    made.fill_bucket()
-    made.apply(made.endpoint())
-    made.ready()
+    made.open(*good, tmp_path_factory.mktemp("packages"))
     yield made
     made.tools.run("kubectl", "delete", "namespace", made.name, "--wait=false")
 

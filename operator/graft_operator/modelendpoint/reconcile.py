@@ -91,7 +91,10 @@ class ModelEndpoints:
     async def reconcile(self, key: Key) -> Outcome:
         """Bring one endpoint a step further: ledger, then routes, then workloads, then status."""
         resource = await self.kube.get(MODEL_ENDPOINTS, key.namespace, key.name)
-        if resource is None or "deletionTimestamp" in resource["metadata"]:
+        if resource is None:
+            self.hearsay.fleet.forget(key)
+            return Outcome()
+        if "deletionTimestamp" in resource["metadata"]:
             return Outcome()  # children go with their owner; the ledger stays
         await self.trust.ensure(key.namespace)
         observed = await observe(self.kube, self.guard, self.hearsay, resource)

@@ -81,7 +81,8 @@ class Relay:
 
     async def _ask_again(self, passage: Passage, alias: Alias, first: Pod, cause: Cause) -> web.StreamResponse:
         """Ask another pod, once; a pod that has lost the version may still serve the base model."""
-        again = self._choose(passage, alias, None if cause is Cause.VERSION_MISSING else first)
+        lost = cause is Cause.VERSION_MISSING and passage.exchange.version != BASE_NAME
+        again = self._choose(passage, alias, None if lost else first)
         if again is None or not self._budget.spend():
             raise _not_answered(cause)
         passage.exchange.retried = cause

@@ -206,6 +206,18 @@ async def test_a_version_that_vllm_lost_falls_back_to_the_base_model(make_world:
     assert [body["model"] for _, _, body in world.pods[0].seen] == [kit.OLD, "base", "base"]
 
 
+async def test_a_pod_without_even_the_base_model_is_not_asked_for_it_twice(make_world: Any, kit: Any) -> None:
+    world = await make_world(pods=2)
+
+    async def unknown(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "The model `base` does not exist."}}, status=404)
+
+    world.pods[0].behave = unknown
+    for turn in range(6):
+        async with world.post(body=kit.ask(model="base"), headers={"x-conversation-id": str(turn)}) as answer:
+            assert answer.status == 200
+
+
 async def test_a_version_on_no_pod_is_served_by_the_base_model(make_world: Any, kit: Any) -> None:
     world = await make_world()
     world.announce(world.pods[0], versions=frozenset())

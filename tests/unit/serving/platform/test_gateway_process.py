@@ -185,12 +185,6 @@ async def test_sigterm_lets_requests_end_and_says_that_it_drains(gateway, world,
     assert await gateway.task == 0
 
 
-async def test_a_port_that_is_taken_ends_the_process_with_1(environ, world):
-    async with aiohttp.ClientSession() as session:
-        running = Running({**environ, "GRAFT_GATEWAY_PORT": str(world.port)}, session)
-        assert await running.task == 1
-
-
 def test_without_a_cluster_it_says_what_is_missing(environ):
     del environ["GRAFT_STATIC_PODS"]
     with pytest.raises(MissingSetting, match="GRAFT_STATIC_PODS"):
