@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def tree(tmp_path):
     """A project with the files that images are made of, and with others."""
     root = tmp_path / "project"
-    for name in ("Dockerfile", "pyproject.toml", "uv.lock", "README.md", images.STANDINS):
+    for name in ("Dockerfile", "pyproject.toml", "uv.lock", "README.md", images.STANDINS, images.VLLM_CPU):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"ARG UV_IMAGE=ghcr.io/astral-sh/uv:0.13.8\n# {name}\n" if name == "Dockerfile" else f"# {name}\n")
     (root / "pyproject.toml").write_text('[tool.hatch.build.targets.wheel]\npackages = ["api/graft_api"]\n')
@@ -49,6 +49,7 @@ def test_inputs_are_the_sources_and_nothing_that_tools_leave_beside_them(tree):
         "uv.lock",
         "README.md",
         images.STANDINS,
+        images.VLLM_CPU,
         "api/graft_api/run.py",
     }
 
@@ -61,6 +62,7 @@ def test_inputs_are_the_sources_and_nothing_that_tools_leave_beside_them(tree):
         pytest.param("README.md", {"operator", "trainer", "serving"}, id="the wheel has the README in its metadata"),
         pytest.param("uv.lock", set(images.TARGETS), id="the lock file decides what is installed"),
         pytest.param("Dockerfile", set(images.TARGETS), id="the recipe counts"),
+        pytest.param(images.VLLM_CPU, {"vllm-cpu"}, id="the correction of vLLM is in its image alone"),
         pytest.param(images.STANDINS, {"trainer", "vllm-cpu"}, id="stand-ins are in the images that have torch"),
         pytest.param("docs/index.md", set(), id="documentation changes no image"),
         pytest.param("api/graft_api/__pycache__/run.pyc", set(), id="compiled files change no image"),

@@ -68,6 +68,7 @@ def read_request(api: Api, raw: bytes) -> Asked:
         raise Refusal(400, Cause.INVALID, "model must be a string: the name of a domain, see /v1/models", param="model")
     if stream is not None and not isinstance(stream, bool):
         raise Refusal(400, Cause.INVALID, "stream must be true or false", param="stream")
+    _refuse_harmful(body)
     asked = Asked(api, body, model, bool(stream))
     api.prepare(body)
     if stream and api.usage_on_demand:
@@ -101,6 +102,21 @@ def _ask_for_usage(body: Body) -> bool:
         return False  # not a dictionary: vLLM says so
     body["stream_options"] = options | {"include_usage": True, "continuous_usage_stats": False}
     return True
+
+
+def _refuse_harmful(body: Body) -> None:
+    """
+    Refuse what lets one client end or disturb everybody's answers.
+
+    With adapters enabled, vLLM 0.32 computes a prompt's log-probabilities with one row a request where it has one a token: on CPU its
+    engine dies of that. `logprob_token_ids` replaces the log-probabilities of the other requests of the batch.
+    """
+    for field in ("prompt_logprobs", "logprob_token_ids"):
+        if body.get(field) is not None:
+            raise Refusal(400, Cause.INVALID, f"{field} is not served: leave it out", param=field, code="unsupported_parameter")
+    if body.get("echo") and body.get("logprobs") is not None:
+        message = "echo with logprobs is not served: leave one of them out"
+        raise Refusal(400, Cause.INVALID, message, param="echo", code="unsupported_parameter")
 
 
 def _nothing(_: Body) -> None:

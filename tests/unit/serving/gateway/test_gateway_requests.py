@@ -92,6 +92,24 @@ def test_what_the_client_asked_of_its_stream_stays() -> None:
     assert up("/v1/completions", stream=True, stream_options=asked)["stream_options"] == asked
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param({"prompt_logprobs": 0}, id="log-probabilities of the prompt"),
+        pytest.param({"logprob_token_ids": [1]}, id="log-probabilities of chosen tokens"),
+        pytest.param({"echo": True, "logprobs": 1}, id="the prompt again, with log-probabilities"),
+    ],
+)
+def test_what_would_end_the_engine_or_disturb_others_is_refused(field):
+    with pytest.raises(Refusal) as refused:
+        up("/v1/completions", prompt="hi", **field)
+    assert refused.value.status == 400
+
+
+def test_log_probabilities_of_the_answer_are_served():
+    assert up("/v1/completions", prompt="hi", logprobs=1, echo=False, prompt_logprobs=None)["logprobs"] == 1
+
+
 @pytest.mark.parametrize("field", ["store", "previous_response_id", "conversation", "background"])
 def test_stored_state_is_refused_by_name(field: str) -> None:
     with pytest.raises(Refusal) as refused:
