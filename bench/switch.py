@@ -110,13 +110,14 @@ def open_shop(chosen: settings.Settings) -> Shop:
         shop.adapter(name, {"Loaded"})
     shop.pin(dsl={"adapter": "first"})
     shop.serves("dsl", "first")
+    shop.question = shop.telling_question()
     return shop
 
 
 def switches(shop: Shop, rate: float) -> dict[str, Any]:
     """Back and forth under load: what fails, what is mixed, and how long until the slowest gateway routes by the new revision."""
     seconds = []
-    with Load(shop.url(), rate=rate) as load, Watching(shop) as watching:
+    with Load(shop, rate=rate) as load, Watching(shop) as watching:
         time.sleep(3)
         for number in range(SWITCHES):
             adapter = ("second", "first")[number % 2]

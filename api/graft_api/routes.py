@@ -85,6 +85,9 @@ class GatewayLimits(Model):
     """Between two bytes of an answer."""
 
 
+Balancing = Literal["PrefixAffine", "LeastOutstanding"]
+
+
 class GatewaySettings(Model):
     """How gateways treat clients; changes without a restart."""
 
@@ -94,6 +97,11 @@ class GatewaySettings(Model):
     """Without API keys."""
     conversation_header: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9-]+$")] = "x-conversation-id"
     """Names the conversation; `metadata.conversation_id` of the body does, too."""
+    balancing: Balancing = "PrefixAffine"
+    """
+    PrefixAffine: a conversation goes to its own pod, whose prefix cache knows it, unless that one has clearly more to do than the
+    others. LeastOutstanding: to the pod with the fewest requests of this gateway in flight.
+    """
     limits: GatewayLimits = Field(default_factory=GatewayLimits)
     per_key: KeyLimits | None = None
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +13,6 @@ import aiohttp
 import yaml
 from packages import Signer
 from place import EXAMPLE, ROOT, Place, wait_for
-
-QUESTION = "Permit the request only when the number of replicas is less than 11."
 
 
 class Shop(Place):
@@ -81,6 +80,14 @@ class Shop(Place):
     def url(self):
         return f"http://{self.get('service', 'prod-gateway')['spec']['clusterIP']}"
 
+    def telling_question(self):
+        """A held-out question that base and adapter answer differently, so that an answer tells who gave it."""
+        for line in (self.world / "data/heldout.jsonl").read_text().splitlines()[48:]:
+            question = json.loads(line)["messages"][0]["content"]
+            if len({ask(self.url(), model, question) for model in ("base", "dsl")}) == 2:
+                return question
+        raise AssertionError("the adapter answers everything like the base")
+
     def pods(self, component):
         return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
 
@@ -95,8 +102,8 @@ class Shop(Place):
 class Load:
     """Requests at a steady rate from a thread of its own; what every one of them came to."""
 
-    def __init__(self, url, models=("dsl", "other", "base"), rate=8):
-        self.url, self.models, self.rate = url, models, rate
+    def __init__(self, shop, models=("dsl", "other", "base"), rate=8):
+        self.url, self.question, self.models, self.rate = shop.url(), shop.question, models, rate
         self.outcomes = Counter()
         self.answers = {}
         self.problems = []
@@ -124,7 +131,13 @@ class Load:
             await asyncio.gather(*tasks)
 
     async def _ask(self, session, model, stream):
-        body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 24, "stream": stream}
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": self.question}],
+            "temperature": 0,
+            "max_tokens": 48,
+            "stream": stream,
+        }
         began = time.strftime("%X")
         try:
             async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
@@ -142,6 +155,14 @@ class Load:
 
     def failed(self):
         return sum(count for (_, status), count in self.outcomes.items() if status != 200)
+
+
+def ask(url, model, question):
+    """One answer."""
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 48}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())["choices"][0]["message"]["content"]
 
 
 def text_of(raw, model, stream):

@@ -43,6 +43,7 @@ class DataPath:
     def apply(self, routes: Routes) -> None:
         """Route every later request by `routes`."""
         self.relay.apply(compile_table(routes))
+        self.pods.balance(routes.gateway.balancing)
 
     def in_flight(self) -> dict[str, int]:
         """Return requests under way by version, `base` included."""
@@ -73,7 +74,7 @@ def build_data_path(
 ) -> DataPath:
     """Wire one gateway's data path. `clock` counts seconds, as the event loop's does; `observers` are told of every request's end."""
     connections = Connections(settings.connect_seconds)
-    pods = Pods(settings.balancing, clock, random, removed=connections.forget)
+    pods = Pods(clock, random, removed=connections.forget)
     metrics = GatewayMetrics(pods.all, lambda: (table.epoch, table.revision) if (table := relay.table) else None)
     access = AccessLog(sys.stdout.buffer, time.time, metrics.dropped_log_lines)
     passing = Passing(pods, connections, token_file(settings.door_token_file).read, clock)

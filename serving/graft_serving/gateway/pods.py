@@ -9,8 +9,8 @@ from hashlib import blake2b
 from random import Random
 
 from graft_api.dataplane import BASE_NAME
+from graft_api.routes import Balancing
 from graft_serving.gateway.breaker import Breaker
-from graft_serving.gateway.settings import Balancing
 
 OVERLOAD = 1.25
 """A conversation's own pod is passed over when it has more than this times the mean under way."""
@@ -56,15 +56,20 @@ class Pod:
 class Pods:
     """Not for threads: everything happens between two awaits."""
 
-    def __init__(
-        self, balancing: Balancing, clock: Callable[[], float], random: Random, *, removed: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], random: Random, *, removed: Callable[[str], None] | None = None) -> None:
         self._pods: dict[str, Pod] = {}
         self._having: dict[str, tuple[Pod, ...]] = {}
-        self._choose = self._affine if balancing is Balancing.PREFIX_AFFINE else self._least
+        self._choose: Callable[[Sequence[Pod], str, bytes], Pod] = self._affine
         self._clock = clock
         self._random = random
         self._removed = removed
+
+    def balance(self, balancing: Balancing) -> None:
+        """Choose by this from now on."""
+        if balancing == "PrefixAffine":
+            self._choose = self._affine
+        else:
+            self._choose = self._least
 
     def update(self, name: str, address: str, serving: bool, versions: Iterable[str]) -> None:
         """Take over what is known of one pod. What is under way there goes on."""

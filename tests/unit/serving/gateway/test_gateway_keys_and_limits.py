@@ -12,7 +12,7 @@ from graft_serving.environment import MissingSetting
 from graft_serving.gateway.errors import Cause, Refusal
 from graft_serving.gateway.keys import ApiKeys
 from graft_serving.gateway.limits import Meters, leave
-from graft_serving.gateway.settings import Balancing, settings_from
+from graft_serving.gateway.settings import settings_from
 
 
 def digest(key: str) -> str:
@@ -140,6 +140,5 @@ def test_quiet_clients_are_forgotten() -> None:
 
 def test_settings() -> None:
     assert settings_from({}).port == 8080
-    assert settings_from({"GRAFT_GATEWAY_BALANCING": "least-outstanding"}).balancing is Balancing.LEAST_OUTSTANDING
-    with pytest.raises(MissingSetting, match="GRAFT_GATEWAY_BALANCING"):
-        settings_from({"GRAFT_GATEWAY_BALANCING": "random"})
+    with pytest.raises(MissingSetting, match="GRAFT_GATEWAY_PORT"):
+        settings_from({"GRAFT_GATEWAY_PORT": "http"})

@@ -11,9 +11,8 @@ from graft_serving.gateway.breaker import FAILURES_TO_OPEN, Breaker
 from graft_serving.gateway.conversation import named_key
 from graft_serving.gateway.pods import Pod, Pods
 from graft_serving.gateway.retries import RetryBudget
-from graft_serving.gateway.settings import Balancing
 
-LEAST, AFFINE = Balancing.LEAST_OUTSTANDING, Balancing.PREFIX_AFFINE
+LEAST, AFFINE = "LeastOutstanding", "PrefixAffine"
 
 
 class Clock:
@@ -24,8 +23,9 @@ class Clock:
         return self.now
 
 
-def fleet(balancing: Balancing, count: int = 3, clock: Clock | None = None) -> Pods:
-    pods = Pods(balancing, clock or Clock(), Random(1))  # noqa: S311
+def fleet(balancing: str, count: int = 3, clock: Clock | None = None) -> Pods:
+    pods = Pods(clock or Clock(), Random(1))  # noqa: S311
+    pods.balance(balancing)
     for number in range(count):
         pods.update(f"p{number}", f"10.0.0.{number}:8000", True, {"v"})
     return pods
@@ -104,7 +104,7 @@ def test_a_version_that_a_pod_lost_is_not_asked_of_it_until_its_agent_has_spoken
 
 def test_a_pod_of_the_same_name_at_another_address_is_another_pod() -> None:
     closed = []
-    pods = Pods(LEAST, Clock(), Random(1), removed=closed.append)  # noqa: S311
+    pods = Pods(Clock(), Random(1), removed=closed.append)  # noqa: S311
     pods.update("p0", "10.0.0.1:8000", True, {"v"})
     old = picked(pods)
     old.started("v", 0.0)
