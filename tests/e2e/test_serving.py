@@ -5,14 +5,17 @@ One endpoint for the whole file: two vLLMs take a minute to start. Each story le
 """
 
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import anthropic
+import openai
 import packages
 import pytest
 from place import wait_for
-from stories import Load, Shop, train
+from stories import Load, Shop, ask, train
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,9 @@ BAD = {
 
 def bad_package(shop, kind):
     made = packages.Package(shop.good, shop.folder / kind)
+    # A digest of its own: under the digest of an adapter that is loaded already, a bad copy of its files would not even be fetched.
+    (made.path / "README.md").write_text(f"{kind}\n")
+    made.finish(shop.signer)
     match kind:
         case "tampered":
             raw = bytearray((made.path / packages.WEIGHTS).read_bytes())
@@ -246,3 +252,51 @@ def test_restored_without_status_the_same_adapter_serves(shop, first):
         time.sleep(4)
     assert load.failed() == 0, load.problems[:5]
     assert [name.startswith("dsl-") for name in load.answers] == [True]
+
+
+def test_the_official_clients(shop, first, chosen):
+    """Python and Node, OpenAI and Anthropic, streams and tools, against real vLLM."""
+    base, messages = shop.url(), [{"role": "user", "content": shop.question}]
+    expected = ask(base, "dsl", shop.question)
+    tool = {"type": "object", "properties": {"allow": {"type": "boolean"}}, "required": ["allow"]}
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0) as client:
+        settings = {"model": "dsl", "messages": messages, "temperature": 0, "max_tokens": 48}
+        assert client.chat.completions.create(**settings).choices[0].message.content == expected
+        chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected
+        assert chunks[-1].usage.completion_tokens > 0
+        function = {"type": "function", "function": {"name": "decide", "parameters": tool}}
+        choice = {"type": "function", "function": {"name": "decide"}}
+        called = client.chat.completions.create(**settings, tools=[function], tool_choice=choice).choices[0].message.tool_calls[0]
+        assert set(json.loads(called.function.arguments)) == {"allow"}
+        answer = client.responses.create(model="dsl", input=shop.question, store=False, temperature=0, max_output_tokens=48)
+        assert (answer.output_text, answer.model) == (expected, "dsl")
+        with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+            client.responses.create(model="dsl", input="and now?", previous_response_id=answer.id, store=False)
+        assert client.completions.create(model="dsl", prompt="user", max_tokens=4).model == "dsl"
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**settings | {"model": first})
+    with anthropic.Anthropic(base_url=base, api_key="unused", max_retries=0) as client:
+        settings = {"model": "dsl", "messages": messages, "max_tokens": 48, "temperature": 0}
+        said = client.messages.create(**settings)
+        assert (said.content[0].text, said.model) == (expected, "dsl")
+        with client.messages.stream(**settings) as stream:
+            assert "".join(stream.text_stream) == expected
+            assert stream.get_final_message().model == "dsl"
+    told = node_client(base, "dsl", chosen)
+    assert told["servedBy"].startswith("dsl-")
+    assert told["whole"] == told["streamed"]
+    assert (told["model"], told["streamedModels"], told["refused"]) == ("dsl", ["dsl"], 404)
+    assert set(told["tool"]) == {"allow"}
+    assert told["models"] == ["base", "dsl", "other"]
+
+
+def node_client(url, model, chosen):
+    """What Node's client got; installed once, by its lock file."""
+    source = Path(__file__).parent / "clients"
+    place = chosen.cache / "node-clients"
+    shutil.copytree(source, place, dirs_exist_ok=True)
+    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=place, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(["node", "openai.mjs", url, model], cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -1,0 +1,33 @@
+// The official Node client against a gateway: `node openai.mjs <url> <model>`. Prints one JSON object of what it got.
+import OpenAI from "openai";
+
+const [url, model] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0 });
+const messages = [{ role: "user", content: "Allow access when the user has been verified." }];
+const settings = { model, messages, temperature: 0, max_tokens: 24 };
+const tool = { type: "function", function: { name: "decide", parameters: { type: "object", properties: { allow: { type: "boolean" } }, required: ["allow"] } } };
+
+const { data: whole, response } = await client.chat.completions.create(settings).withResponse();
+
+let streamed = "";
+const models = new Set();
+for await (const chunk of await client.chat.completions.create({ ...settings, stream: true })) {
+  streamed += chunk.choices[0].delta.content ?? "";
+  models.add(chunk.model);
+}
+
+const called = await client.chat.completions.create({ ...settings, tools: [tool], tool_choice: { type: "function", function: { name: "decide" } } });
+
+let refused = 0;
+await client.chat.completions.create({ ...settings, model: "../etc" }).catch((error) => { refused = error.status; });
+
+console.log(JSON.stringify({
+  models: (await client.models.list()).data.map((one) => one.id),
+  model: whole.model,
+  whole: whole.choices[0].message.content,
+  servedBy: response.headers.get("x-graft-served-by"),
+  streamed,
+  streamedModels: [...models],
+  tool: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments),
+  refused,
+}));
