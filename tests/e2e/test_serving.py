@@ -124,7 +124,7 @@ def bad_package(shop, kind):
 def test_no_bad_adapter_ever_serves_and_none_disturbs_the_others(shop, first):
     """Each is pinned, so that it would serve if it ever got through; and two of them are there when every server pod restarts."""
     seen = {}
-    with Load(shop) as load:
+    with Load(shop, rate=3) as load:  # two cores: more would only make vLLM's restarts take longer
         for kind, reason in BAD.items():
             shop.add(kind, bad_package(shop, kind), domain="dsl")
             shop.pin(dsl={"adapter": kind})
@@ -212,7 +212,7 @@ def test_faults_under_load(shop, first):
         assert load.failed() == 0, load.problems[:5]
         assert len(load.answers) == 2
 
-        with Load(shop) as load:
+        with Load(shop, rate=3) as load:
             time.sleep(3)
             victim = shop.pods("server")[1]
             assert kill_in(shop, victim, "vllm.entrypoints")
