@@ -195,7 +195,7 @@ def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
         Watch(ADAPTERS, wake.adapters.add, wake.index.seen),
         Watch(ADAPTERS, wake.endpoints.add, endpoint_of),
         Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
-        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL}=routes"),
+        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL} in (routes,ledger)"),
     ]
 
 

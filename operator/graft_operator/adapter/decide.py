@@ -46,6 +46,8 @@ def decide(observed: Observed, now: datetime) -> Decision:
     """Return what to do and what to say."""
     if observed.deleting_since is not None:
         return _retire(observed, now)
+    if observed.listening and observed.status.phase is not None and any(pod.ready and pod.report is None for pod in observed.servers):
+        return Decision(observed.status, finalizer=True, requeue_after=LOOK_AGAIN)
     view = _unfit(observed) or _placed(observed, now)
     again = LOOK_AGAIN if view.look_again or view.phase in {"Pending", "Loading"} else None
     return Decision(summarize(observed, view, now), finalizer=True, requeue_after=again)
@@ -95,20 +97,31 @@ def _placed(observed: Observed, now: datetime) -> View:
     loaded = [pod for pod in ready if pod.has(observed.version)]
     failed = [(pod, report) for pod, report in said if report.state is VersionState.FAILED]
     facts = _facts(observed, [report for _, report in said], failed, Placement(ready=len(loaded), total=len(ready), failing=len(failed)))
-    if failed:
-        return _failing(failed, facts, len(observed.servers))
+    refused = [(pod, report) for pod, report in failed if not loaded or pod in {pod.name for pod in ready}]
+    if observed.is_routed() and loaded:
+        return _serving(len(loaded), len(ready), failed, facts)
+    if refused:
+        return _failing(refused, facts, len(observed.servers))
     if not ready or len(loaded) < len(ready):
         stages = sorted({str(report.state) for _, report in said if report.state is not VersionState.READY})
         doing = f": {', '.join(stages)}" if stages else ""
-        return View(
-            "Loading", "Loading", f"on {len(loaded)} of {len(ready)} ready replicas{doing}", facts, _loaded("False", "Loading", doing)
-        )
+        message = f"on {len(loaded)} of {len(ready)} ready replicas{doing}"
+        return View("Loading", "Loading", message, facts, _loaded("False", "Loading", message))
     facts |= {"loaded_at": observed.status.loaded_at or rfc3339(now)}
     weak = any(report.weak for _, report in said)
     where = f"on all {len(ready)} ready replicas, verified" + ("" if weak else " and its effect proven")
-    routed = observed.is_routed()
-    extra = _loaded("True", "Loaded", where) | _effect(weak=weak)
-    return View("Serving" if routed else "Loaded", "Serving" if routed else "Loaded", where, facts, extra, look_again=False)
+    return View("Loaded", "Loaded", where, facts, _loaded("True", "Loaded", where) | _effect(weak=weak))
+
+
+def _serving(loaded: int, ready: int, failed: Sequence[tuple[str, VersionReport]], facts: dict[str, object]) -> View:
+    """It serves; a replica that refuses it is told of, but ends nothing: requests go to the others."""
+    where = f"on {loaded} of {ready} ready replicas"
+    truth = "True" if loaded == ready and not failed else "False"
+    told = f"; {failed[0][0]} refuses it: {failed[0][1].message}" if failed else ""
+    extra = _loaded(truth, "Loaded" if truth == "True" else "Partly", where + told)
+    return View(
+        "Serving", "Serving" if truth == "True" else "ServingPartly", shorten(where + told), facts, extra, look_again=truth == "False"
+    )
 
 
 def _not_wanted(observed: Observed) -> View:

@@ -34,6 +34,8 @@ class Observed:
     endpoint: Endpoint | None
     routes: Routes | None
     servers: Sequence[ServerPod] = ()
+    listening: bool = False
+    """This operator began to hear the fleet a moment ago: silence means nothing yet."""
 
     @property
     def version(self) -> str:

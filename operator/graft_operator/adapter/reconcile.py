@@ -70,7 +70,8 @@ class Adapters:
             has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
             endpoint=_endpoint(endpoint, ledger),
             routes=_routes(routes),
-            servers=servers,
+            servers=[pod for pod in servers if not pod.terminating],
+            listening=self.hearsay.listening(),
         )
 
     async def _set_finalizer(self, resource: Manifest, *, present: bool) -> Manifest:

@@ -21,6 +21,8 @@ from graft_operator.modelendpoint.summarize import View, summarize, view_of
 LOOK_AGAIN = timedelta(seconds=REPORT_SECONDS)
 """While something is awaited: silence is no event, so that a silent pod is only noticed by looking."""
 
+POLICY_PATIENCE = timedelta(minutes=3)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -49,8 +51,10 @@ class Rollout:
 
 def decide(observed: Observed, platform: Platform, epoch: int, salt: Callable[[str], str], now: datetime) -> Decision:
     """Return what to do and what to say."""
+    if observed.policies_missing and observed.routes and observed.policies_missing_seconds < POLICY_PATIENCE.total_seconds():
+        return Decision(observed.status, requeue_after=LOOK_AGAIN)  # an upgrade of the chart replaces them one by one
     if (stop := _cannot(observed)) is not None:
-        return Decision(summarize(observed, stop, None, now))
+        return Decision(summarize(observed, stop, None, now), requeue_after=LOOK_AGAIN)
     assert isinstance(observed.spec, ModelEndpointSpec)  # noqa: S101 - _cannot() has seen to it
     spec = observed.spec
     ledger = ledgers.advance(observed, spec, salt, now)
@@ -106,7 +110,7 @@ def _cannot(observed: Observed) -> View | None:
         if record is not None and record.problem:
             return View("Failed", f"{name.title()}Invalid", f"the {name} cannot be read, restore it from a backup: {record.problem}")
     if observed.policies_missing:
-        return View("Failed", "PoliciesMissing", "; ".join(observed.policies_missing))
+        return View("Failed", "PolicyMissing", "; ".join(observed.policies_missing))
     return None
 
 

@@ -15,6 +15,8 @@ from graft_operator.engine.clock import rfc3339
 from graft_operator.modelendpoint.observed import AdapterView, Observed
 
 HISTORY = 32
+MOST_DOMAINS = 64
+"""As many as the ledger's own schema lets it remember."""
 
 
 def advance(observed: Observed, spec: ModelEndpointSpec, salt: Callable[[str], str], now: datetime) -> Ledger:
@@ -24,9 +26,18 @@ def advance(observed: Observed, spec: ModelEndpointSpec, salt: Callable[[str], s
     for wanted in spec.domains:
         domain = known.get(wanted.name) or LedgerDomain(name=wanted.name, salt=salt(wanted.name))
         known[wanted.name] = _forget_deleted(observed, _advance(observed, wanted, domain, now))
-    return ledger.model_copy(
-        update={"domains": [known[name] for name in sorted(known)], "base_digest": base_digest(observed, spec, ledger)}
-    )
+    kept = _remembered(known, {domain.name for domain in spec.domains})
+    return ledger.model_copy(update={"domains": kept, "base_digest": base_digest(observed, spec, ledger)})
+
+
+def _remembered(known: dict[str, LedgerDomain], named: set[str]) -> list[LedgerDomain]:
+    """Return the domains by name. Of those that the spec does not name any more, the ones with something to tell stay longest."""
+
+    def worth(domain: LedgerDomain) -> tuple[bool, bool, str]:
+        return domain.name in named, domain.active is not None, domain.since or ""
+
+    kept = sorted(known.values(), key=worth, reverse=True)[:MOST_DOMAINS]
+    return sorted(kept, key=lambda domain: domain.name)
 
 
 def adopt(routes: Routes | None, endpoint: str) -> Ledger:
@@ -59,11 +70,12 @@ def waiting_for(observed: Observed, wanted: Domain, domain: LedgerDomain) -> str
     """Return why a domain's pin is not what serves it; None when it is, or there is none."""
     if wanted.pin is None or wanted.pin.base:
         return None
-    if domain.active and domain.active.adapter == wanted.pin.adapter:
-        return None
     adapter = observed.adapter(wanted.pin.adapter or "")
     if adapter is None:
-        return f"there is no Adapter {wanted.pin.adapter} for this endpoint"
+        serves = domain.active is not None and domain.active.adapter == wanted.pin.adapter
+        return None if serves else f"there is no Adapter {wanted.pin.adapter} for this endpoint"
+    if domain.active == recorded(adapter):  # not the name alone: an Adapter that was made anew may be another artifact
+        return None
     if adapter.deleting:
         return f"Adapter {adapter.name} is being deleted"
     if adapter.spec.domain != wanted.name:
@@ -72,9 +84,8 @@ def waiting_for(observed: Observed, wanted: Domain, domain: LedgerDomain) -> str
 
 
 def _advance(observed: Observed, wanted: Domain, domain: LedgerDomain, now: datetime) -> LedgerDomain:
-    active = observed.adapter(domain.active.adapter) if domain.active else None
-    if active is not None and domain.active and active.deleting:
-        return _switch(domain, None, "Deleted", f"Adapter {active.name} is being deleted", now)
+    if domain.active is not None and _is_going(observed, domain.active):
+        return _switch(domain, None, "Deleted", f"Adapter {domain.active.adapter} is being deleted", now)
     if wanted.pin is None:
         return domain
     if wanted.pin.base:
@@ -103,8 +114,14 @@ def _switch(domain: LedgerDomain, after: LedgerVersion | None, reason: str, mess
 
 def _forget_deleted(observed: Observed, domain: LedgerDomain) -> LedgerDomain:
     """An adapter that is being deleted is not kept for a rollback."""
-    previous = observed.adapter(domain.previous.adapter) if domain.previous else None
-    return domain.model_copy(update={"previous": None}) if previous is not None and previous.deleting else domain
+    if domain.previous is not None and _is_going(observed, domain.previous):
+        return domain.model_copy(update={"previous": None})
+    return domain
+
+
+def _is_going(observed: Observed, version: LedgerVersion) -> bool:
+    adapter = observed.adapter(version.adapter)
+    return adapter is not None and adapter.deleting and recorded(adapter) == version
 
 
 def _not_everywhere(observed: Observed, adapter: AdapterView) -> str | None:

@@ -38,12 +38,20 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", AgentReport, GatewayReport)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hearsay:
     """What the data plane said, as long as it is worth something."""
 
     fleet: Fleet
     clock: Clock
+    began: float | None = None
+    """When somebody first asked: a leader hears nothing before it leads, and everything within one interval of reports."""
+
+    def listening(self) -> bool:
+        """Whether it is too early to take silence for an answer."""
+        now = self.clock.monotonic()
+        self.began = now if self.began is None else self.began
+        return now - self.began < SILENT_SECONDS
 
     def fresh(self, heard: Heard[R] | None, pod_uid: str) -> R | None:
         """Return the report of this very pod, unless it has been silent for too long."""
@@ -88,6 +96,8 @@ async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Ma
         servers=servers,
         gateways=gateways,
         policies_missing=tuple(missing),
+        policies_missing_seconds=guard.missing_seconds,
+        listening=hearsay.listening(),
     )
 
 

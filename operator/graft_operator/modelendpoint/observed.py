@@ -100,10 +100,17 @@ class Observed:
     servers: Sequence[ServerPod] = ()
     gateways: Sequence[GatewayPod] = ()
     policies_missing: Sequence[str] = field(default_factory=tuple)
+    policies_missing_seconds: float = 0.0
+    listening: bool = False
+    """This operator began to hear the fleet a moment ago: silence means nothing yet."""
 
     def ready_servers(self) -> list[ServerPod]:
         """Return the pods that take traffic."""
         return [pod for pod in self.servers if pod.ready]
+
+    def unheard(self) -> bool:
+        """Whether a pod that takes traffic has not said yet what it has, and may only not have had the time."""
+        return self.listening and any(pod.report is None for pod in self.ready_servers())
 
     def adapter(self, name: str) -> AdapterView | None:
         """Return one of the endpoint's adapters."""

@@ -20,12 +20,7 @@ MAX_VERSIONS = 64
 def build(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, epoch: int) -> Routes:
     """Return the routes for this ledger: those that are there if nothing differs, else with the next revision."""
     before = observed.routes
-    wanted = list(_unique(_wanted(observed, spec, ledger)))
     slots = spec.slots()
-    draining = [version for version in before.versions if not _drained(observed, version.name)] if before else []
-    leaving = [version for version in draining if version.name not in {one.name for one in wanted[:slots]}]
-    # What is still loaded somewhere holds its slot until it is drained; a candidate waits for it.
-    versions = [*wanted[: max(slots - len(leaving), _serving(wanted, spec, ledger))], *leaving]
     identity = EndpointIdentity(namespace=observed.parent.namespace, name=observed.parent.name, uid=observed.parent.uid)
     made = Routes(
         endpoint=identity,
@@ -35,17 +30,42 @@ def build(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, epoch: in
         max_loras=slots,
         max_lora_rank=spec.server.max_lora_rank or DEFAULT_RANK,
         signing_keys=[key.pem for key in spec.trusted_keys],
-        versions=list(_unique(iter(versions)))[:MAX_VERSIONS],
+        versions=_versions(observed, spec, ledger)[:MAX_VERSIONS],
         routes=[_route(domain, ledger) for domain in spec.domains],
         gateway=GatewaySettings(**{name: getattr(spec.gateway, name) for name in GatewaySettings.model_fields}),
     )
-    return _numbered(made, before)
+    return _numbered(made, before, _ahead(observed))
 
 
 def arms(ledger: Ledger, domain: str) -> list[Arm]:
     """Return what serves a domain."""
     entry = ledger.domain(domain)
     return [Arm(version=children.version_of(domain, entry) if entry else None)]
+
+
+def _versions(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> list[Version]:
+    """
+    Return what is to be loaded. What requests may still reach holds its slot until it is drained; a candidate waits for it.
+
+    What serves is never cut: it was loaded before it was switched to, so it has a slot.
+    """
+    before = observed.routes.versions if observed.routes else []
+    held = [version for version in before if not _drained(observed, version.name)]
+    names, serving = {version.name for version in held}, {arm.version for domain in spec.domains for arm in arms(ledger, domain.name)}
+    free, chosen = spec.slots() - len(held), []
+    for version in _unique(_wanted(observed, spec, ledger)):
+        if version.name in names:
+            chosen.append(version)
+        elif free > 0 or version.name in serving:
+            chosen.append(version)
+            free -= 1
+    return list(_unique(iter([*chosen, *held])))
+
+
+def _ahead(observed: Observed) -> tuple[int, int]:
+    """Return the newest routes that the fleet knows of: newer than ours after a restore from a backup, and it would ignore ours."""
+    reports = [pod.report for pod in observed.gateways] + [pod.report for pod in observed.servers]
+    return max(((report.epoch, report.revision) for report in reports if report), default=(0, 0))
 
 
 def _wanted(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> Iterator[Version]:
@@ -63,11 +83,6 @@ def _wanted(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> Iter
 def _may_load(adapter: AdapterView, spec: ModelEndpointSpec, ledger: Ledger) -> bool:
     served = adapter.spec.domain in {domain.name for domain in spec.domains}
     return served and not adapter.deleting and ledger.base_digest in (None, adapter.spec.base_model_digest)
-
-
-def _serving(wanted: list[Version], spec: ModelEndpointSpec, ledger: Ledger) -> int:
-    """How many of the wanted versions serve: they come first, and are never cut."""
-    return len({arm.version for domain in spec.domains for arm in arms(ledger, domain.name)} & {version.name for version in wanted})
 
 
 def _drained(observed: Observed, name: str) -> bool:
@@ -120,8 +135,10 @@ def _unique(versions: Iterator[Version]) -> Iterator[Version]:
             yield version
 
 
-def _numbered(made: Routes, before: Routes | None) -> Routes:
+def _numbered(made: Routes, before: Routes | None, ahead: tuple[int, int]) -> Routes:
     """Number the routes: the same content keeps its revision, each route the revision of its last change."""
+    if ahead > (made.epoch, made.revision):
+        made, before = made.model_copy(update={"epoch": ahead[0], "revision": ahead[1]}), None
     if before is not None and before.endpoint.uid == made.endpoint.uid:
         kept = {route.domain: route for route in before.routes}
         same = [_kept(route, kept.get(route.domain)) for route in made.routes]

@@ -64,11 +64,12 @@ def _missing(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> Vie
     told = f"; {problem.pod}: {problem.reason} {problem.message}" if problem else ""
     if lost := lost_versions(observed, spec, ledger):
         return View("Degraded", "VersionLost", shorten(f"{', '.join(lost)} on no ready replica: the fallback answers{told}"))
-    if ready >= spec.replicas and gateways >= spec.gateway.replicas:
+    wanted = _replicas(observed, spec)
+    if ready >= wanted and gateways >= spec.gateway.replicas:
         return None
     broken = problem is not None and problem.reason in BROKEN
     first = observed.status.phase in {None, "Pending", "Starting"} and not broken
-    message = f"{ready} of {spec.replicas} servers and {gateways} of {spec.gateway.replicas} gateways are ready{told}"
+    message = f"{ready} of {wanted} servers and {gateways} of {spec.gateway.replicas} gateways are ready{told}"
     return View("Starting" if first else "Degraded", problem.reason if problem else "Starting", shorten(message))
 
 
@@ -123,7 +124,7 @@ def acknowledging(observed: Observed, routes: Routes) -> int:
 def lost_versions(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> list[str]:
     """Return the domains whose version no ready pod can answer with, while there are ready pods."""
     ready = observed.ready_servers()
-    if not ready:
+    if not ready or observed.unheard():
         return []
     served = {domain.name: ledger.domain(domain.name) for domain in spec.domains}
     active = {name: children.version_of(name, entry) for name, entry in served.items() if entry}
@@ -179,6 +180,13 @@ def _facts(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: 
         "failing_count": len(problems),
         "platform": children.platform_of(observed.server),
     }
+
+
+def _replicas(observed: Observed, spec: ModelEndpointSpec) -> int:
+    """How many servers there shall be; the user's own Deployment says so itself."""
+    if spec.server.existing is None:
+        return spec.replicas
+    return int(observed.server["spec"].get("replicas", 1)) if observed.server else 1
 
 
 def _domain(observed: Observed, domain: Domain, ledger: Ledger) -> DomainStatus:

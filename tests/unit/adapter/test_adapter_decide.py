@@ -150,3 +150,23 @@ def test_every_transition_is_said_once():
     first = decide(observed(servers=[pod("s0", **READY)]), NOW).status
     assert [happening.reason for happening in happenings(AdapterStatus(), first)] == ["Loaded"]
     assert happenings(first, decide(observed(status=first, servers=[pod("s0", **READY)]), NOW).status) == []
+
+
+def test_one_replica_that_refuses_it_does_not_end_what_serves():
+    decision = decide(observed(servers=[pod("s0", **READY), pod("s1", "Failed", "LoadRefused")], routes=routes(routed=True)), NOW)
+    assert (decision.status.phase, said(decision, "Ready")) == ("Serving", ("True", "ServingPartly"))
+    assert [problem.pod for problem in decision.status.failing] == ["s1"]
+
+
+def test_a_starting_replica_that_refuses_it_does_not_undo_what_is_loaded():
+    decision = decide(observed(servers=[pod("s0", **READY), pod("s1", "Failed", "LoadRefused", ready=False)]), NOW)
+    assert decision.status.phase == "Loaded"
+
+
+def test_an_operator_that_has_just_begun_to_listen_says_nothing_new():
+    serving = decide(observed(servers=[pod("s0", **READY)], routes=routes(routed=True)), NOW).status
+    unheard = [replace(pod("s0"), report=None)]
+    later = decide(observed(status=serving, servers=unheard, routes=routes(routed=True), listening=True), NOW)
+    assert later.status == serving
+    assert later.requeue_after is not None
+    assert decide(observed(status=serving, servers=unheard, routes=routes(routed=True)), NOW).status.phase == "Loading"

@@ -251,3 +251,60 @@ def test_the_base_digest_is_what_the_pods_agree_on():
     world = World(servers=[server("s0"), server("s1")])
     assert world.step(spec=parse(ModelEndpointSpec, body)).base_digest == BASE
     assert isinstance(world.observed.ledger, Ledger)
+
+
+def test_nothing_that_requests_may_still_reach_loses_its_slot_to_a_newcomer():
+    """Three slots: c serves, b and a still have requests in flight, and d is pinned."""
+    world = served_by_a()
+    slow = {version("a"): 1, version("b"): 1}
+    for letter in "bc":
+        adapters = [adapter(one) for one in "abc"]
+        loaded = [server("s0", *(version(one) for one in "abc"))]
+        world.step(spec=spec(pin={"adapter": f"adapter-{letter}"}), adapters=adapters, servers=loaded, gateways=[gateway("g0", 99, slow)])
+    assert sorted(world.loaded()) == sorted(version(one) for one in "abc")
+    world.step(spec=spec(pin={"adapter": "adapter-d"}), adapters=[*(adapter(one) for one in "abc"), adapter("d")])
+    assert sorted(world.loaded()) == sorted(version(one) for one in "abc")
+    world.step(gateways=[gateway("g0", 999, {version("b"): 1})])
+    assert sorted(world.loaded()) == sorted(version(one) for one in "bcd")
+
+
+def test_with_gateways_unheard_nothing_is_dropped():
+    """An operator that was just restarted knows of no gateway's requests."""
+    world = served_by_a()
+    both = [server("s0", version("a"), version("b"))]
+    world.step(spec=spec(pin={"adapter": "adapter-b"}), adapters=[adapter("a"), adapter("b"), adapter("c")], servers=both)
+    before = world.loaded()
+    world.step(spec=spec(pin={"adapter": "adapter-d"}), adapters=[adapter(one) for one in "abcd"], gateways=[gateway("g0", 0, report=None)])
+    assert world.loaded()[:2] == before[:2] == [version("b"), version("a")]
+
+
+def test_an_adapter_made_anew_under_its_old_name_is_another_artifact():
+    world = served_by_a()
+    other = replace(adapter("f"), name="adapter-a")
+    world.step(adapters=[other])
+    assert world.serving() == version("a"), "it is not loaded anywhere yet"
+    world.step(servers=[server("s0", version("a"), version("f"))])
+    assert world.serving() == version("f")
+
+
+def test_deleting_a_namesake_of_what_serves_changes_nothing():
+    world = served_by_a()
+    world.step(spec=spec(), adapters=[replace(adapter("f", deleting=True), name="adapter-a")])
+    assert world.serving() == version("a")
+
+
+def test_a_fleet_that_knows_newer_routes_gets_newer_ones_still():
+    """The records were restored from yesterday's backup while the gateways went on."""
+    world = served_by_a()
+    routes = world.step(gateways=[gateway("g0", 50, epoch=7)])
+    assert (routes.epoch, routes.revision) == (7, 51)
+    assert world.step(gateways=[gateway("g0", 51, epoch=7)]) == routes
+
+
+def test_a_ledger_never_outgrows_its_own_schema():
+    world = served_by_a()
+    for number in range(70):
+        world.step(spec=spec(domains=(f"domain-{number}",)), servers=[])
+    ledger = world.observed.ledger
+    assert parse(Ledger, ledger.to_json()) == ledger
+    assert ledger.domain("dsl").active is not None
