@@ -103,14 +103,14 @@ def open_shop(chosen: settings.Settings) -> Shop:
     place.mkdir(exist_ok=True)
     shop = Shop(install.Tools(chosen), store, chosen, world)
     shop.open(*train(world, place / uuid.uuid4().hex[:8]), place / "packages")
+    shop.add("first", packages.Package(shop.good, shop.folder / "first"))
+    other, _ = train(world, place / uuid.uuid4().hex[:8], shop.signer, rows=320)
+    shop.add("second", packages.Package(other, shop.folder / "second"))
     for name in ("first", "second"):
-        made = packages.Package(shop.good, shop.folder / name)
-        (made.path / "README.md").write_text(f"release {name}\n")
-        shop.add(name, made.finish(shop.signer))
         shop.adapter(name, {"Loaded"})
     shop.pin(dsl={"adapter": "first"})
     shop.serves("dsl", "first")
-    shop.question = shop.telling_question()
+    shop.questions = shop.telling_questions()
     return shop
 
 
@@ -125,12 +125,13 @@ def switches(shop: Shop, rate: float) -> dict[str, Any]:
             shop.serves("dsl", adapter)
             time.sleep(1)
         seconds = watching.slowest()
-    served = {name for name in load.answers if name != "base"}
+    adapters = sorted(load.served() - {"base"})
+    assert load.tells_apart(*adapters), "a mix of the two could not be seen"
     return {
         "requests": sum(load.outcomes.values()),
         "failed_requests": load.failed(),
-        "mixed_answers": sum(len(texts) - 1 for texts in load.answers.values()),
-        "versions_seen": len(served),
+        "mixed_answers": load.mixed(),
+        "versions_seen": len(adapters),
         "switches": len(seconds),
         "slowest_replica_ms": round(max(seconds) * 1000, 1),
         "median_replica_ms": round(statistics.median(seconds) * 1000, 1),
@@ -194,8 +195,9 @@ class Watching:
 def large_adapter(shop: Shop, megabytes: int, chosen: settings.Settings) -> dict[str, Any]:
     """From `apply` to loaded on both replicas, beside a plain parallel copy of the same bytes; and what other streams notice."""
     package = packages.Package(shop.good, shop.folder / "large")
-    # The world's model is too small for an adapter of this size: the weights are its own, the rest is a file that is fetched and verified.
-    (package.path / "ballast.bin").write_bytes(os.urandom(megabytes * 1_000_000))
+    # The world's model is too small for an adapter of this size: the weights are its own, the rest is a file that is fetched, verified and
+    # signed like them, but that vLLM does not load.
+    (package.path / "ballast.txt").write_bytes(os.urandom(megabytes * 1_000_000))
     shop.upload(package.finish(shop.signer), "large")
     transfer = copy_seconds(shop, "large")
     stop = threading.Event()
@@ -218,6 +220,7 @@ def large_adapter(shop: Shop, megabytes: int, chosen: settings.Settings) -> dict
     busy = [gap for at, gap in streams.gaps if began <= at <= ended]
     return {
         "adapter_bytes": package.size,
+        "adapter_bytes_that_vllm_loads": (package.path / packages.WEIGHTS).stat().st_size,
         "s3_transfer_seconds": round(transfer, 2),
         "apply_to_loaded_seconds": round(loaded, 2),
         "apply_to_serving_seconds": round(serving, 2),

@@ -1,6 +1,7 @@
 """An endpoint to play stories on: its namespace, its adapters, and load on it all the time."""
 
 import asyncio
+import itertools
 import json
 import subprocess
 import threading
@@ -31,6 +32,7 @@ class Shop(Place):
         body = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())
         body["metadata"]["namespace"] = self.name
         body["spec"] |= {"baseModel": {"uri": f"s3://{self.bucket}/base"}, "domains": [{"name": "dsl"}, {"name": "other"}]}
+        body["spec"]["server"]["args"] += ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]
         body["spec"] |= {"trustedKeys": [{"name": "e2e", "pem": self.signer.public}]} | spec
         return body
 
@@ -80,13 +82,14 @@ class Shop(Place):
     def url(self):
         return f"http://{self.get('service', 'prod-gateway')['spec']['clusterIP']}"
 
-    def telling_question(self):
-        """A held-out question that base and adapter answer differently, so that an answer tells who gave it."""
-        for line in (self.world / "data/heldout.jsonl").read_text().splitlines()[48:]:
-            question = json.loads(line)["messages"][0]["content"]
-            if len({ask(self.url(), model, question) for model in ("base", "dsl")}) == 2:
-                return question
-        raise AssertionError("the adapter answers everything like the base")
+    def telling_questions(self, count=8):
+        """Held-out questions that base and adapter answer differently, so that an answer tells who gave it."""
+        lines = (self.world / "data/heldout.jsonl").read_text().splitlines()[48:]
+        asked = (json.loads(line)["messages"][0]["content"] for line in lines)
+        telling = (one for one in asked if ask(self.url(), "base", one) != ask(self.url(), "dsl", one))
+        found = list(itertools.islice(telling, count))
+        assert len(found) == count, "the adapter answers like the base"
+        return found
 
     def pods(self, component):
         return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
@@ -103,9 +106,10 @@ class Load:
     """Requests at a steady rate from a thread of its own; what every one of them came to."""
 
     def __init__(self, shop, models=("dsl", "other", "base"), rate=8):
-        self.url, self.question, self.models, self.rate = shop.url(), shop.question, models, rate
+        self.url, self.questions, self.models, self.rate = shop.url(), shop.questions, models, rate
         self.outcomes = Counter()
         self.answers = {}
+        """By version and question: the texts that came. One version has one text for one question."""
         self.problems = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -124,16 +128,17 @@ class Load:
             while not self._stop.is_set():
                 model = self.models[number % len(self.models)]
                 number += 1
-                task = asyncio.create_task(self._ask(session, model, stream=number % 2 == 0))
+                question = self.questions[number // len(self.models) % len(self.questions)]
+                task = asyncio.create_task(self._ask(session, model, question, stream=number % 2 == 0))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 await asyncio.sleep(1 / self.rate)
             await asyncio.gather(*tasks)
 
-    async def _ask(self, session, model, stream):
+    async def _ask(self, session, model, question, stream):
         body = {
             "model": model,
-            "messages": [{"role": "user", "content": self.question}],
+            "messages": [{"role": "user", "content": question}],
             "temperature": 0,
             "max_tokens": 48,
             "stream": stream,
@@ -148,10 +153,22 @@ class Load:
                 if answer.status != 200:
                     self.problems.append(f"{began} {model} {answer.status} {raw[:200]!r}")
                 else:
-                    self.answers.setdefault(served, set()).add(said)
+                    self.answers.setdefault((served, question), set()).add(said)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AssertionError) as error:
             self.outcomes[model, type(error).__name__] += 1
             self.problems.append(f"{began} {model} {type(error).__name__} {error}")
+
+    def served(self):
+        """The versions that answered."""
+        return {version for version, _ in self.answers}
+
+    def mixed(self):
+        """Answers of a version that are not its own: it gave another text to the same question, too."""
+        return sum(len(texts) - 1 for texts in self.answers.values())
+
+    def tells_apart(self, first, second):
+        """Whether these versions gave different texts to some question."""
+        return any(self.answers.get((first, one), set()) != self.answers.get((second, one), set()) for one in self.questions)
 
     def failed(self):
         return sum(count for (_, status), count in self.outcomes.items() if status != 200)
@@ -179,16 +196,16 @@ def text_of(raw, model, stream):
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
 
 
-def train(world: Path, place: Path) -> tuple[Path, Signer]:
+def train(world: Path, place: Path, signer: Signer | None = None, rows: int = 640) -> tuple[Path, Signer]:
     """A small adapter, trained here by `graft run`, and the key that signed it."""
     place.mkdir(exist_ok=True)
-    signer = Signer(place / "key.pem")
+    signer = signer or Signer(place / "key.pem")
     job = yaml.safe_load((EXAMPLE / "finetunejob.yaml").read_text())
     spec = job["spec"]
     for key in ("adapter", "credentials", "podTemplate"):
         spec.pop(key, None)
-    for name, rows in (("rules", 640), ("heldout", 48)):
-        lines = (world / f"data/{name}.jsonl").read_text().splitlines()[:rows]
+    for name, count in (("rules", rows), ("heldout", 48)):
+        lines = (world / f"data/{name}.jsonl").read_text().splitlines()[:count]
         (place / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     spec["baseModel"] = {"uri": f"file://{world}/base"}
     spec["output"] = {"uri": f"file://{place}/runs"}

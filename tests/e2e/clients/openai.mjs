@@ -16,7 +16,7 @@ for await (const chunk of await client.chat.completions.create({ ...settings, st
   models.add(chunk.model);
 }
 
-const called = await client.chat.completions.create({ ...settings, tools: [tool], tool_choice: { type: "function", function: { name: "decide" } } });
+const offered = await client.chat.completions.create({ ...settings, tools: [tool], tool_choice: "auto" });
 
 let refused = 0;
 await client.chat.completions.create({ ...settings, model: "../etc" }).catch((error) => { refused = error.status; });
@@ -28,6 +28,6 @@ console.log(JSON.stringify({
   servedBy: response.headers.get("x-graft-served-by"),
   streamed,
   streamedModels: [...models],
-  tool: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments),
+  offered: offered.choices[0].message.content,
   refused,
 }));
