@@ -48,6 +48,8 @@ class Crash(BaseException):
 class Everything:
     """Policies are in place; what happens when they are not is tests/api/test_policies.py's."""
 
+    missing_seconds = 0.0
+
     async def missing(self):
         return []
 
