@@ -20,6 +20,8 @@ from graft_api.schema import Count, Digest, Model
 REPORT_SECONDS = 10.0
 SILENT_SECONDS = 35.0
 """After this long without a report a live pod counts as silent."""
+ATTEMPT_SECONDS = 120.0
+"""Bound of the first attempt to load what is routed: for so long after its vLLM or agent has started a pod may say nothing."""
 
 
 class VersionState(enum.StrEnum):

@@ -34,8 +34,9 @@ OWNED_ARGUMENTS = (
     "--ssl-certfile",
     "--config",
     "--logprobs-mode",
+    "--disable-log-stats",
 )
-"""Of vLLM: set by graft, or would open a way around the door, or would blind the effect probe."""
+"""Of vLLM: set by graft, or would open a way around the door, or would blind the effect probe or the drain."""
 
 Argument = Annotated[str, Field(max_length=1024, min_length=1)]
 

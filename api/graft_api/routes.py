@@ -82,9 +82,10 @@ class GatewayLimits(Model):
     first_byte_seconds: Annotated[int, Field(ge=1, le=3600)] = 300
     """From the request to the first byte of the answer."""
     idle_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
-    """Between two bytes of an answer."""
+    """Between two bytes of an answer, and for a client to go on reading."""
 
 
+MediaHost = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 Balancing = Literal["PrefixAffine", "LeastOutstanding"]
 
 
@@ -103,6 +104,11 @@ class GatewaySettings(Model):
     others. LeastOutstanding: to the pod with the fewest requests of this gateway in flight.
     """
     limits: GatewayLimits = Field(default_factory=GatewayLimits)
+    allowed_media_hosts: Annotated[list[MediaHost], Field(max_length=32)] = Field(default_factory=list)
+    """
+    Hosts from which vLLM may fetch images, audio and video that a request names by http(s) URL. It fetches from inside the cluster
+    and follows redirects, so name only hosts that are trusted with both. Without one only data: URLs are served.
+    """
     per_key: KeyLimits | None = None
 
 

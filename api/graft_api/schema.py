@@ -10,7 +10,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
@@ -84,15 +84,17 @@ class Model(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse(model: type[M], value: object) -> M:
+def parse(model: type[M], value: object, *, from_newer: bool = False) -> M:
     """
     Read a JSON-like value strictly, as the API server does.
 
-    Raises `Invalid` that names each field with its path.
+    With `from_newer` unknown fields are ignored: what a part of a newer version says to one of an older version, which an upgrade
+    of the operator alone does not replace. Raises `Invalid` that names each field with its path.
     """
     try:
         # By alias alone: the API server knows no snake_case, and would refuse or silently drop it.
-        return model.model_validate_json(json.dumps(value), by_alias=True, by_name=False)
+        extra: Literal["ignore", "forbid"] = "ignore" if from_newer else "forbid"
+        return model.model_validate_json(json.dumps(value), by_alias=True, by_name=False, extra=extra)
     except ValidationError as error:
         raise Invalid.of(error) from error
 

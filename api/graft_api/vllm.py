@@ -28,6 +28,8 @@ LORA_ENVIRONMENT = {
 OWN_ENVIRONMENT = {
     # What serves was checked by its digest: nothing may be fetched beside it.
     "HF_HUB_OFFLINE": "1",
+    # A host that `gateway.allowedMediaHosts` lets through must not send vLLM on to another one.
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
 } | LORA_ENVIRONMENT

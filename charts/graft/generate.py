@@ -118,7 +118,7 @@ gateways the EndpointSlices of their namespace.
 
 ## What no role can give
 
-Eight admission policies hold for everybody, cluster administrators included. While one of them is missing or changed, the operator
+Nine admission policies hold for everybody, cluster administrators included. While one of them is missing or changed, the operator
 starts nothing and says so (`Stalled: PolicyMissing`).
 
 * **graft-records**: ConfigMaps with the label `graft.dev/record` (run manifests, the authority's certificate, routes, ledgers).
@@ -140,18 +140,26 @@ starts nothing and says so (`Stalled: PolicyMissing`).
 * **graft-replicasets**: ReplicaSets with such pods or a label `graft.dev/*`. Created and changed by the Deployment controller, deleted by
   it, the garbage collector and the namespace controller; by anybody, once nothing controls them.
 * **graft-scale**: Deployments and ReplicaSets that select by a label `graft.dev/*` are not scaled: scale the ModelEndpoint.
+* **graft-services**: Services, EndpointSlices and Endpoints with a label `graft.dev/*`. Services are created by the operator; spec, labels
+  and owners are changed by it and the garbage collector; they are deleted by these and the namespace controller. Whoever has the right
+  may change annotations, finalizers and status. EndpointSlices and Endpoints, which get the labels of their Service, are written by the
+  controllers that make them, the garbage collector and the namespace controller. Gateways send requests only to what such a slice names.
+  A slice without such a label that names the Service of a gateway cannot be told from others', and kube-proxy believes it: who may
+  write EndpointSlices (not the built-in `edit` and `admin`, but in clusters first made before 1.22) can lead an endpoint's clients
+  elsewhere.
 * **graft-operator-writes** holds for the operator alone. It writes ConfigMaps only with the label `graft.dev/record`, service accounts
   only with a name `graft-*` but not its own, and Services, Deployments, PodDisruptionBudgets, NetworkPolicies, Roles and RoleBindings
   only with a label `graft.dev/*`, before and after. It never changes the spec of an Adapter. Its Roles allow no more than to read
   named ConfigMaps, and EndpointSlices; it binds them to service accounts of the same namespace.
 
-Owners and labels of Jobs, Deployments and ReplicaSets of graft do not change through their status either. No policy covers
-`pods/status`: that is how nodes say what a pod's containers left. Cluster administrators may write it, too; `edit` may not, and a
-status that is sent with the pod itself is ignored by Kubernetes.
+Owners and labels of pods, Jobs, Deployments, ReplicaSets and Services of graft do not change through their status either. What the
+status itself says is covered for Jobs alone: through `pods/status` nodes say what a pod's containers left. Cluster administrators may
+write it, too; `edit` may not, and a status that is sent with the pod itself is ignored by Kubernetes.
 
-Who may exec into a pod, which the built-in `edit` allows, can read what that pod can read: its token, its credentials, requests and
-answers, and in a training pod, for as long as that stage runs, the signing key. `graft-user` by itself does not allow it. Nor does any
-policy cover Services: who may change them can lead a gateway's requests elsewhere until the operator heals them.
+`pods/exec`, `pods/attach` and `pods/portforward`, which the built-in `edit` gives, reach inside a pod: its loopback, where vLLM listens
+without a door, and its files. So who has them on a namespace has its models and adapters, and what its pods can read: tokens,
+credentials, requests and answers, and in a training pod, for as long as that stage runs, the signing key. `graft-user` by itself gives
+none of them.
 """
 
 

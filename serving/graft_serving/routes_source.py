@@ -38,7 +38,8 @@ class RoutesSource:
         self._file = RotatedFile(directory / ROUTES_KEY, bytes.decode)
         self._api = api
         self._poll_seconds = poll_seconds
-        self._watched = False
+        self.watched = False
+        """Whether the API server has said what the routes are; until then they are the file's, which may be old."""
         self._offered: str | None = None
 
     async def run(self, apply: Apply) -> None:
@@ -54,7 +55,7 @@ class RoutesSource:
         Ends when the watch has spoken: the kubelet is up to a minute late, and after an endpoint was made anew the file may
         still hold routes of the old one, which would count as newer.
         """
-        while not self._watched:
+        while not self.watched:
             self._look(apply)
             await asyncio.sleep(self._poll_seconds)
 
@@ -69,7 +70,7 @@ class RoutesSource:
         path = f"/api/v1/namespaces/{self._namespace}/configmaps"
         async for event in api.watch(path, {"fieldSelector": f"metadata.name={routes_name(self._endpoint)}"}):
             for item in _present(event):
-                self._watched = True
+                self.watched = True
                 self._offer((item.get("data") or {}).get(ROUTES_KEY, ""), apply)
 
     def _offer(self, text: str, apply: Apply) -> None:
@@ -91,7 +92,7 @@ class RoutesSource:
     def _parsed(self, text: str) -> Routes:
         """Raises `Invalid`."""
         try:
-            routes = parse(Routes, json.loads(text))
+            routes = parse(Routes, json.loads(text), from_newer=True)
         except json.JSONDecodeError as error:
             raise Invalid([f"not JSON at character {error.pos}"]) from error
         if (routes.endpoint.namespace, routes.endpoint.name) != (self._namespace, self._endpoint):

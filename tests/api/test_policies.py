@@ -25,6 +25,7 @@ from graft_operator.engine.resources import (
     ADAPTERS,
     CONFIG_MAPS,
     DEPLOYMENTS,
+    ENDPOINT_SLICES,
     FINE_TUNE_JOBS,
     JOBS,
     LEASES,
@@ -51,6 +52,7 @@ from graft_operator.reports.chains import Foreign, Unauthenticated
 from graft_operator.reports.identity import Identities
 from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.service import ReportsEndpoint
+from graft_serving.gateway.endpoint_slices import slices_of
 
 CHART = Path(__file__).parents[2] / "charts" / "graft"
 GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "modelendpoint"
@@ -62,6 +64,7 @@ POLICIES = [
     "graft-records",
     "graft-replicasets",
     "graft-scale",
+    "graft-services",
     "graft-tokens",
 ]
 INJECTED = GOLDEN.with_name("inject")
@@ -468,6 +471,20 @@ class TestPods:
             assert "containerStatuses" not in found["status"]
         with pytest.raises(Forbidden, match="pods/status"):
             await editor.merge_patch(PODS, namespace, name, forged, subresource="status")
+
+    async def test_nor_does_a_status_bring_labels_or_owners(
+        self, administrator: Kube, kube: Kube, namespace: str, running: tuple[Object, Object]
+    ) -> None:
+        """Kubernetes takes labels from what is sent as a status; owners it leaves."""
+        name = running[1]["metadata"]["name"]
+        await administrator.create(PODS, pod(namespace, "foreign", {"metadata": {}, "spec": pod_spec("default")}))
+        for target, change in (("foreign", {"graft.dev/component": "server"}), (name, {"graft.dev/component": None}), (name, {"x": "y"})):
+            call = administrator.merge_patch(PODS, namespace, target, {"metadata": {"labels": change}}, subresource="status")
+            assert "do not change" in (await refused(call) or ""), change
+        orphaned: Object = {"metadata": {"ownerReferences": None}, "status": {"message": "a"}}
+        changed = await administrator.merge_patch(PODS, namespace, name, orphaned, subresource="status")
+        assert changed["metadata"]["ownerReferences"] == running[1]["metadata"]["ownerReferences"]
+        assert changed["status"]["message"] == "a"
 
     async def test_pods_of_other_jobs_are_left_alone(self, forger: Kube, kube: Kube, namespace: str, until: Wait) -> None:
         """Also copies of them with all they have, as backup and virtual clusters make, under a name that could be one of ours."""
@@ -932,6 +949,141 @@ class TestReplicaSets:
         await editor.create(REPLICA_SETS, replica_set(namespace, "other", plain, {"a": "b"}))
         await editor.merge_patch(REPLICA_SETS, namespace, "other", scaled(0), subresource="scale")
         assert await editor.delete(REPLICA_SETS, namespace, "other")
+
+
+ENDPOINTS = Resource("", "v1", "endpoints", "Endpoints")
+
+
+def service(namespace: str, name: str, labels: dict[str, str] | None = None) -> Object:
+    """Headless, with the selector of the endpoint's servers."""
+    spec = {"clusterIP": "None", "selector": serving("server"), "ports": [{"name": "door", "port": 8000, "protocol": "TCP"}]}
+    return {"metadata": {"name": name, "namespace": namespace, "labels": labels or {}}, "spec": spec}
+
+
+def endpoint_slice(namespace: str, labels: dict[str, str]) -> Object:
+    """It names the Service of the servers, and an address that is not theirs."""
+    labels = {"kubernetes.io/service-name": "prod-server", **labels}
+    metadata = {"name": "prod-server-forged", "namespace": namespace, "labels": labels}
+    return {"metadata": metadata, "addressType": "IPv4", "endpoints": [{"addresses": ["10.9.9.9"]}], "ports": []}
+
+
+def endpoints(namespace: str, name: str, labels: dict[str, str]) -> Object:
+    subsets = [{"addresses": [{"ip": "10.9.9.9"}], "ports": [{"port": 8000}]}]
+    return {"metadata": {"name": name, "namespace": namespace, "labels": labels}, "subsets": subsets}
+
+
+async def listed_by_gateways(kube: Kube, namespace: str) -> list[Object]:
+    """What a gateway takes for its servers."""
+    return await kube.list(ENDPOINT_SLICES, Selection(namespace, labels=slices_of("prod")))
+
+
+class TestServices:
+    @pytest.fixture
+    async def found(self, operator: Kube, kube: Kube, namespace: str, until: Wait) -> Object:
+        """The slice that Kubernetes makes for the operator's Service."""
+        await operator.apply(SERVICES, service(namespace, "prod-server", serving("server")))
+        (made,) = await until(lambda: listed_by_gateways(kube, namespace))
+        await until(lambda: kube.get(ENDPOINTS, namespace, "prod-server"))
+        return dict(made)
+
+    async def test_nobody_else_creates_one(self, forger: Kube, namespace: str) -> None:
+        for labels in (serving("server"), {"graft.dev/anything": ""}):
+            message = await refused(forger.create(SERVICES, service(namespace, "forged", labels)))
+            assert "change the ModelEndpoint" in (message or "")
+        await forger.create(SERVICES, service(namespace, "forged"))
+        change = {"metadata": {"labels": serving("server")}}
+        assert await refused(forger.merge_patch(SERVICES, namespace, "forged", change))
+
+    async def test_nobody_else_leads_one_elsewhere_or_deletes_it(self, forger: Kube, namespace: str, found: Object) -> None:
+        changes: list[Object] = [
+            {"spec": {"selector": {"app": "forged"}}},
+            {"spec": {"ports": [{"name": "door", "port": 8000, "targetPort": 9}]}},
+            {"spec": {"type": "ExternalName", "externalName": "forged.example.com", "clusterIP": None, "clusterIPs": None}},
+            {"spec": {"publishNotReadyAddresses": True}},
+            {"metadata": {"labels": {"graft.dev/modelendpoint": None, "graft.dev/component": None}}},
+            {"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "none"}}},
+            {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "y"}]}},
+        ]
+        for change in changes:
+            assert await refused(forger.merge_patch(SERVICES, namespace, "prod-server", change)), change
+        assert await refused(forger.delete(SERVICES, namespace, "prod-server"))
+        assert await refused(delete_all(forger, SERVICES, namespace))
+
+    async def test_nor_through_its_status(self, administrator: Kube, namespace: str, found: Object) -> None:
+        change: Object = {"metadata": {"labels": {"graft.dev/component": None}}}
+        assert await refused(administrator.merge_patch(SERVICES, namespace, "prod-server", change, subresource="status"))
+        await administrator.create(SERVICES, service(namespace, "other"))
+        change = {"metadata": {"labels": serving("server")}}
+        assert await refused(administrator.merge_patch(SERVICES, namespace, "other", change, subresource="status"))
+
+    async def test_load_balancers_and_dns_write_annotations_finalizers_and_status(self, acting: Act, namespace: str, found: Object) -> None:
+        cloud = acting(CONTROLLER.format("service-controller"), "system:masters")
+        finalizer = "service.kubernetes.io/load-balancer-cleanup"
+        for finalizers in ([finalizer], []):
+            change = {"metadata": {"finalizers": finalizers, "annotations": {"a": "b"}}}
+            await cloud.merge_patch(SERVICES, namespace, "prod-server", change)
+        condition = {"type": "a.b/c", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-11-20T12:00:00Z"}
+        await cloud.merge_patch(SERVICES, namespace, "prod-server", {"status": {"conditions": [condition]}}, subresource="status")
+
+    async def test_the_operator_changes_and_deletes_it_and_its_slices_go(
+        self, operator: Kube, kube: Kube, namespace: str, found: Object, until: Wait
+    ) -> None:
+        await operator.apply(SERVICES, service(namespace, "prod-server", serving("server") | {"graft.dev/more": "x"}))
+
+        async def relabelled() -> bool:
+            slices = await listed_by_gateways(kube, namespace)
+            return all("graft.dev/more" in one["metadata"]["labels"] for one in slices)
+
+        await until(relabelled)
+        assert await operator.delete(SERVICES, namespace, "prod-server")
+        await until(lambda: absent(kube, ENDPOINT_SLICES, namespace, found["metadata"]["name"]), 60)
+        await until(lambda: absent(kube, ENDPOINTS, namespace, "prod-server"), 60)
+
+    async def test_it_goes_with_its_owner_and_its_namespace(self, kube: Kube, operator: Kube, namespace: str, until: Wait) -> None:
+        owner = await kube.create(CONFIG_MAPS, config_map(namespace, "owner"))
+        body = service(namespace, "owned-server", serving("server"))
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+        await operator.apply(SERVICES, body | {"metadata": body["metadata"] | {"ownerReferences": [reference]}})
+        await operator.apply(SERVICES, service(namespace, "prod-server", serving("server")))
+        await kube.delete(CONFIG_MAPS, namespace, "owner")
+        await until(lambda: absent(kube, SERVICES, namespace, "owned-server"), 60)
+        await until(lambda: listed_by_gateways(kube, namespace))
+        await kube.delete(NAMESPACES, None, namespace)
+        await until(lambda: absent(kube, NAMESPACES, None, namespace), 60)
+
+    async def test_nobody_sends_gateways_elsewhere(self, administrator: Kube, kube: Kube, namespace: str, found: Object) -> None:
+        """An editor has no right to write slices and Endpoints at all. Without our label a slice is one that gateways do not list."""
+        name = found["metadata"]["name"]
+        assert await refused(administrator.create(ENDPOINT_SLICES, endpoint_slice(namespace, serving("server"))))
+        await administrator.create(ENDPOINT_SLICES, endpoint_slice(namespace, {}))
+        labels = {"metadata": {"labels": serving("server")}}
+        assert await refused(administrator.merge_patch(ENDPOINT_SLICES, namespace, "prod-server-forged", labels))
+        forged = {"endpoints": [{"addresses": ["10.9.9.9"]}]}
+        assert await refused(administrator.merge_patch(ENDPOINT_SLICES, namespace, name, forged))
+        assert await refused(administrator.delete(ENDPOINT_SLICES, namespace, name))
+        assert [one["metadata"]["name"] for one in await listed_by_gateways(kube, namespace)] == [name]
+
+    async def test_nor_through_endpoints_that_are_mirrored(
+        self, administrator: Kube, kube: Kube, namespace: str, found: Object, until: Wait
+    ) -> None:
+        """Of a Service without selector Kubernetes makes slices from Endpoints, with their labels."""
+        body = endpoints(namespace, "mirrored", {})
+        assert await refused(administrator.create(ENDPOINTS, endpoints(namespace, "mirrored", serving("server"))))
+        assert await refused(administrator.merge_patch(ENDPOINTS, namespace, "prod-server", {"subsets": body["subsets"]}))
+        plain = service(namespace, "mirrored")
+        del plain["spec"]["selector"]
+        await administrator.create(SERVICES, plain)
+        await administrator.create(ENDPOINTS, body)
+        mirrored = Selection(namespace, labels="kubernetes.io/service-name=mirrored")
+        await until(lambda: kube.list(ENDPOINT_SLICES, mirrored))
+        assert len(await listed_by_gateways(kube, namespace)) == 1
+
+    async def test_others_are_left_alone(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        """Also of a name that could be one of ours, with a selector of graft's pods."""
+        await editor.create(SERVICES, service(namespace, "x-server", {"app": "x"}))
+        await until(lambda: kube.list(ENDPOINT_SLICES, Selection(namespace, labels="kubernetes.io/service-name=x-server,app=x")))
+        await editor.merge_patch(SERVICES, namespace, "x-server", {"spec": {"selector": {"app": "y"}}})
+        assert await editor.delete(SERVICES, namespace, "x-server")
 
 
 class TestFleet:

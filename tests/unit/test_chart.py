@@ -27,6 +27,7 @@ POLICIES = [
     "graft-records",
     "graft-replicasets",
     "graft-scale",
+    "graft-services",
     "graft-tokens",
 ]
 PEOPLE = ("graft-user", "graft-view", "graft-serving-admin")

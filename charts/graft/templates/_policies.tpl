@@ -13,6 +13,9 @@ adding nor removing a mark gets around it.
 {{- $replicasets := "system:serviceaccount:kube-system:replicaset-controller" -}}
 {{- $deployments := "system:serviceaccount:kube-system:deployment-controller" -}}
 {{- $ttl := "system:serviceaccount:kube-system:ttl-after-finished-controller" -}}
+{{- $endpoints := list "endpoint-controller" "endpointslice-controller" "endpointslicemirroring-controller" -}}
+{{- $addresses := list -}}
+{{- range $endpoints }}{{ $addresses = append $addresses (printf "system:serviceaccount:kube-system:%s" .) }}{{ end -}}
 {{- $kueue := .Values.policies.kueue.serviceAccount -}}
 {{- $kuberay := .Values.policies.kuberay.serviceAccount -}}
 {{- $jobLabels := list "batch.kubernetes.io/controller-uid" "batch.kubernetes.io/job-name" "controller-uid" "job-name" -}}
@@ -49,7 +52,8 @@ graft-pods:
     - apiGroups: [""]
       apiVersions: ["v1"]
       operations: ["CREATE", "UPDATE"]
-      resources: ["pods", "pods/ephemeralcontainers"]
+      # Kubernetes takes labels also from what is sent as a status.
+      resources: ["pods", "pods/ephemeralcontainers", "pods/status"]
       scope: "*"
   matchConditions:
   # The operator reads pods that have labels of graft and a Job of graft as controller (finetunejob/observe.py), and listens to pods
@@ -258,6 +262,46 @@ graft-scale:
     message: >-
       the pods of a ModelEndpoint are scaled by kubectl scale modelendpoint, by its spec, or by an autoscaler whose target is the
       ModelEndpoint
+    reason: Forbidden
+graft-services:
+  failurePolicy: Fail
+  matchConstraints:
+    matchPolicy: Equivalent
+    namespaceSelector: {}
+    objectSelector: {}
+    resourceRules:
+    - apiGroups: [""]
+      apiVersions: ["v1"]
+      operations: ["CREATE", "UPDATE", "DELETE"]
+      resources: ["services", "services/status", "endpoints"]
+      scope: "*"
+    - apiGroups: ["discovery.k8s.io"]
+      apiVersions: ["v1"]
+      operations: ["CREATE", "UPDATE", "DELETE"]
+      resources: ["endpointslices"]
+      scope: "*"
+  matchConditions:
+  # Slices and Endpoints have the labels of their Service. A slice without them that names a Service of graft cannot be told from
+  # others here, and others' Services may be named x-server and x-gateway, too: so gateways list slices by both (gateway/discovery.py).
+  - name: is-of-graft
+    expression: "[object, oldObject].exists(o, o != null && {{ include "graft.labelled" "o" }})"
+  validations:
+  # Annotations, finalizers and status are left to whoever has the right: load balancers and DNS write them, and no request
+  # inside the cluster goes elsewhere for it.
+  - expression: >-
+      request.resource.resource != 'services' || request.userInfo.username == '{{ $operator }}' ||
+      (request.operation != 'CREATE' && request.userInfo.username in {{ toJson (list $gc $namespaces) }}) ||
+      (request.operation == 'UPDATE' && dyn(object).spec == dyn(oldObject).spec &&
+      object.?metadata.?labels.orValue({}) == oldObject.?metadata.?labels.orValue({}) &&
+      object.?metadata.?ownerReferences.orValue([]) == oldObject.?metadata.?ownerReferences.orValue([]))
+    message: >-
+      Services with a label graft.dev/* are created, changed and deleted by the graft operator alone: change the ModelEndpoint, or
+      create a Service of your own without such a label
+    reason: Forbidden
+  - expression: >-
+      request.resource.resource == 'services' || request.userInfo.username in {{ toJson $addresses }} ||
+      (request.operation != 'CREATE' && request.userInfo.username in {{ toJson (list $gc $namespaces) }})
+    message: EndpointSlices and Endpoints with a label graft.dev/* are written by the controllers of Kubernetes alone
     reason: Forbidden
 # What RBAC cannot say: rights on kinds whose names are not known beforehand end at what is marked as graft's. So an operator that was
 # taken over, or is wrong, changes no object of a user.

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from graft_serving.agent.vllm import VllmAwayError
+from graft_serving.agent.vllm import VllmAwayError, VllmGoneError
 
 logger = logging.getLogger(__name__)
 
@@ -43,5 +43,7 @@ class Drain:
     async def _busy(self) -> bool:
         try:
             return await self._in_flight() > 0
-        except VllmAwayError:
+        except VllmGoneError:
             return False
+        except VllmAwayError:  # too busy to say, as likely as not
+            return True

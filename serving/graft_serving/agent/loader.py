@@ -36,6 +36,8 @@ MISSED_LOOKS = 3
 FETCHES = 8
 """At once; the others wait for their turn, in the routes' order."""
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+STALE_SECONDS = 60.0
+"""After the start, the routes of the mounted file count as old for so long while the API server is away: the kubelet is as late."""
 UNLOADED_SECONDS = 30.0
 """The files stay this long after an unload: an answer that should not be under way any more, but is, would end vLLM otherwise."""
 
@@ -50,6 +52,8 @@ class Surroundings:
     board: Board
     base_digest: str | None
     """Of the model that this pod serves; None: unknown, then the routes' word counts."""
+    watched: Callable[[], bool]
+    """Whether the API server itself has said what the routes are."""
     clock: Callable[[], float]
     random: Random
 
@@ -70,6 +74,9 @@ class Loader:
         self._starts = 0
         self._missed = 0
         self._ready_from: float | None = None
+        self._attempted = False
+        """Whether the pod was ready once since vLLM came up: what is routed later interrupts nobody."""
+        self._began = around.clock()
         self._wake = asyncio.Event()
         self._draining = False
         # Of their own: a store that hangs must not hold up what else is done in threads.
@@ -126,9 +133,8 @@ class Loader:
             self._loaded = await self._around.vllm.adapters()
         except VllmAwayError:
             self._missed += 1
-            if self._server == "Serving" and self._missed >= MISSED_LOOKS:
-                logger.warning("vLLM is down")
-                self._server, self._loaded, self._ready_from = "Down", {}, None
+            if self._missed >= MISSED_LOOKS:
+                self._is_down()
         else:
             self._missed = 0
             if self._server != "Serving":
@@ -137,6 +143,17 @@ class Loader:
         if self._server == "Serving" and self._routes and self._ready_from is None:
             self._ready_from = self._around.clock()
         self._show()
+
+    def _is_down(self) -> None:
+        if self._server == "Serving":
+            logger.warning("vLLM is down")
+            self._server, self._loaded = "Down", {}
+            self._begin_attempt()
+        self._around.board.open()  # there is nothing that an agent that was restarted could interrupt
+
+    def _begin_attempt(self) -> None:
+        """From here on gateways hear that the pod does not serve, until what is routed was tried again."""
+        self._ready_from, self._attempted = None, False
 
     def _came_up(self) -> None:
         self._server, self._starts = "Serving", self._starts + 1
@@ -148,7 +165,7 @@ class Loader:
     def _lose(self, names: Iterable[str]) -> None:
         for name in list(names):
             logger.warning("vLLM has lost an adapter", extra={"version": name})
-            self._ready_from = None
+            self._begin_attempt()  # it never loses one but by a restart
             self._items[name] = replace(self._items[name].at(VersionState.WAITING), failures=0)
 
     def _start_fetches(self, group: asyncio.TaskGroup) -> None:
@@ -207,6 +224,7 @@ class Loader:
             self._fail(name, VersionRefusedError(LoadFailure.PROBE_FAILED, f"vLLM did not answer: {error}"))
 
     async def _load(self, name: str) -> None:
+        await self._touch()
         started = self._around.clock()
         try:
             await self._around.vllm.load(name, str(self._around.cache.path(name)))
@@ -216,6 +234,16 @@ class Loader:
                 raise
         await asyncio.to_thread(self._around.cache.touch, name)
         self._update(name, lambda item: item.took("load", self._around.clock() - started))
+
+    async def _touch(self) -> None:
+        """
+        Have what stays count as used just now.
+
+        vLLM's workers keep the weights of unloaded names, and make room by what was asked for longest ago: that would be a quiet
+        domain's, which are then read from the disk in an engine step, with every request waiting.
+        """
+        pod = self._pod()
+        await asyncio.gather(*(self._around.vllm.touch(item.name) for item in pod.desired if pod.ours(item.name)))
 
     async def _probe(self, name: str) -> None:
         started = self._around.clock()
@@ -232,7 +260,9 @@ class Loader:
     async def _fetch(self, version: Version, stop: threading.Event) -> None:
         assert self._routes  # noqa: S101 - no version without routes
         loop, name = asyncio.get_running_loop(), version.name
-        keep = {*self._items, *self._loaded, *self._rest}
+        # Before its first answer nobody knows which folders vLLM reads.
+        unknown = self._pod().on_disk if self._server == "Starting" else frozenset()
+        keep = {*self._items, *self._loaded, *self._rest, *unknown}
         trust = _trust(self._routes, self._around.base_digest)
         loaded = name in self._loaded
         order = Order(version, trust, keep, loaded, stop, lambda state: _tell(loop, lambda: self._now_at(name, state)))
@@ -288,10 +318,16 @@ class Loader:
     def _pod(self) -> Pod:
         cache = self._around.cache
         on_disk = cache.names() if cache.root.is_dir() else frozenset()
-        return Pod(list(self._items.values()), self._loaded, self._server == "Serving" and not self._missed, on_disk, str(cache.root))
+        serving = self._server == "Serving" and not self._missed
+        return Pod(list(self._items.values()), self._loaded, serving, on_disk, str(cache.root), self._certain())
+
+    def _certain(self) -> bool:
+        around = self._around
+        return self._routes is not None and (around.watched() or around.clock() - self._began >= STALE_SECONDS)
 
     def _show(self) -> None:
         if self.ready():
+            self._attempted = True
             self._around.board.open()
         routes = self._routes
         digest = self._around.base_digest
@@ -301,6 +337,7 @@ class Loader:
                 revision=routes.revision if routes else 0,
                 server="Draining" if self._draining else self._server,
                 server_starts=self._starts,
+                attempted=self._attempted,
                 base_digest=digest,
                 versions=tuple(self._items.values()),
             )

@@ -47,10 +47,11 @@ async def _main(settings: Settings, environ: Mapping[str, str]) -> int:
         board = Board(secrets.token_hex(8), client.changed, random.getrandbits(40))
         cache = Cache(settings.adapters, settings.cache_bytes)
         fetcher = Fetcher(cache, partial(open_store, credentials=settings.credentials), time.monotonic)
-        loader = Loader(Surroundings(vllm, cache, fetcher, board, settings.base_digest, time.monotonic, random))
+        routes = RoutesSource(me.namespace, me.endpoint, me.routes_directory, api)
+        around = Surroundings(vllm, cache, fetcher, board, settings.base_digest, lambda: routes.watched, time.monotonic, random)
+        loader = Loader(around)
         drain = Drain(loader.drain, vllm.in_flight, settings.drain_seconds)
         tokens = TokenVerifier(api.get, gateway_of(me.namespace, me.endpoint), settings.run_directory / KEYS_FILE, time.time)
-        routes = RoutesSource(me.namespace, me.endpoint, me.routes_directory, api)
         services = [
             Service("health", lambda: serve_port(health_application(loader.ready), settings.health_port)),
             Service("socket", lambda: serve_socket(door_application(tokens.answer, board, drain), settings.socket)),

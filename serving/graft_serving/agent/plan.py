@@ -91,6 +91,8 @@ class Pod:
     on_disk: frozenset[str]
     adapters: str
     """Folder of the adapters, as vLLM sees it."""
+    certain: bool
+    """`desired` is known, and no old word: by no other may anything be taken away."""
 
     def ours(self, name: str) -> bool:
         """Whether vLLM has the name from where we put it."""
@@ -110,16 +112,17 @@ def plan(pod: Pod, busy: frozenset[str], now: float) -> Action | None:
     """
     wanted = {item.name: item for item in pod.desired}
     if pod.serving:
-        for name in sorted(pod.loaded):
-            # What was loaded from elsewhere may be anything, and a failed version must not stay where it could be asked for.
-            if name not in busy and (name not in wanted or not pod.ours(name) or _is_out(wanted[name])):
-                return Action(Step.UNLOAD, name)
+        # What was loaded from elsewhere may be anything, and a failed version must not stay where it could be asked for.
+        out = [name for name in pod.loaded if name not in busy and (name not in wanted or not pod.ours(name) or _is_out(wanted[name]))]
+        if out and pod.certain:
+            return Action(Step.UNLOAD, min(out))
         for item in pod.desired:
-            if action := _towards_ready(item, pod, now):
+            # A load could push out of vLLM what may only seem not to be wanted.
+            if (action := _towards_ready(item, pod, now)):
                 return action
     for name in sorted(pod.on_disk - wanted.keys() - pod.loaded.keys() - busy):
         # While vLLM is away nobody knows what it has; when it comes back it has nothing.
-        if pod.serving:
+        if pod.serving and pod.certain:
             return Action(Step.DELETE, name)
     return None
 

@@ -68,7 +68,7 @@ def reference(probes: Probes) -> Reference:
 
 
 async def measure(vllm: Vllm, name: str, wanted: Reference, salt: str) -> ProbeReading:
-    """Ask base twice and adapter once, under salts of their own. Raises `VersionRefusedError` if vLLM does not answer."""
+    """Ask base twice and adapter once, under salts of their own. Raises `VersionRefusedError` if vLLM does not, or never will."""
     try:
         # One after the other: on CPU, vLLM 0.32 answers base requests that share a batch with an adapter's with the weights of its
         # last slot (`torch_ops`: index -1), and what is wanted here is the base itself.

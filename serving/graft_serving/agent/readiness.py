@@ -1,11 +1,9 @@
-"""When the kubelet may send a server pod traffic. Pure."""
+"""When the kubelet, and gateways after a start of vLLM, may send a server pod traffic. Pure."""
 
 from collections.abc import Collection, Sequence
 
+from graft_api.fleet import ATTEMPT_SECONDS
 from graft_serving.agent.plan import Progress
-
-ATTEMPT_SECONDS = 120.0
-"""Bound of the one attempt, over all routed versions: base traffic does not wait longer for a slow store."""
 
 
 def ready(serving: bool, routed: Collection[str], versions: Sequence[Progress], waited: float | None) -> bool:

@@ -19,6 +19,9 @@ class Picture:
     revision: int = 0
     server: ServerState = "Starting"
     server_starts: int = 0
+    attempted: bool = False
+    """One bounded attempt at what is routed was made since vLLM came up: who asks for a domain does not get the base model because
+    its adapter is still being loaded again."""
     base_digest: str | None = None
     versions: Sequence[Progress] = ()
 
@@ -44,8 +47,8 @@ class Board:
         self.picture = Picture()
         self.generation = generation
         self.opened = False
-        """Whether gateways may know. An agent that was restarted beside a vLLM that serves says nothing before it has looked at
-        what is loaded: until then they go by what they know, and no domain falls back to the base model."""
+        """Whether gateways may know. An agent that was restarted beside a vLLM that serves says nothing before it has tried what is
+        routed: until then they go by what they know, and no request is turned away. Once open, it says what is."""
 
     def show(self, picture: Picture) -> None:
         """Take over a new picture."""
@@ -88,7 +91,7 @@ class Board:
         )
 
     def _said(self) -> tuple[bool, list[str]]:
-        return self.picture.server == "Serving", self.picture.ready
+        return self.picture.server == "Serving" and self.picture.attempted, self.picture.ready
 
 
 def _report(item: Progress) -> VersionReport:

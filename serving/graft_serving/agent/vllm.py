@@ -7,6 +7,8 @@ prompt token). `logprob_token_ids` is avoided too: in the V1 runner it replaces 
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,19 +20,28 @@ import aiohttp
 
 from graft_api.dataplane import BASE_NAME
 from graft_api.fleet import LoadFailure
-from graft_serving.agent.failure import VersionRefusedError
+from graft_serving.agent.failure import VersionRefusedError, invalid
 
 HEALTH_SECONDS = 3.0
 MODELS_SECONDS = 5.0
 LOAD_SECONDS = 60.0
 PROBE_SECONDS = 30.0
+TOUCH_SECONDS = 3.0
+TOUCH_TOKEN = 1
+"""Of the prompt that only touches; every vocabulary has it."""
 REQUESTS_AT_ONCE = 16
 _TROUBLE = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+_NEVER = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
+"""Answers to a request that is wrong in itself. Not 404, which is a version that vLLM has lost."""
 _IN_FLIGHT = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 class VllmAwayError(Exception):
     """vLLM did not answer, or not in its own words."""
+
+
+class VllmGoneError(VllmAwayError):
+    """Nothing listens where vLLM should: there is no process that could have work."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +89,20 @@ class Vllm:
         if status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
             raise VllmAwayError(f"/v1/unload_lora_adapter: status {status}")
 
+    async def touch(self, name: str) -> None:
+        """
+        Have an adapter count as used just now.
+
+        Best effort: a failure shows elsewhere, and costs here no more than what happened without asking.
+        """
+        request = {"model": name, "prompt": [TOUCH_TOKEN], "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+        with contextlib.suppress(VllmAwayError):
+            await self._ask("POST", "/v1/completions", request, TOUCH_SECONDS)
+
     async def logprobs(self, model: str, scored: Sequence[Scored], salt: str) -> list[float]:
         """
-        Return the natural logarithm of each token's probability. Raises `VllmAwayError`.
+        Return the natural logarithm of each token's probability. Raises `VllmAwayError`, or `VersionRefusedError` if vLLM will never
+        take these prompts.
 
         One token is generated per prompt, and only the wanted one is allowed: vLLM reports its probability from before that
         restriction. Prompts with the same wanted token share a request. `salt` keeps all this apart from clients' prefix cache.
@@ -113,6 +135,10 @@ class Vllm:
             "cache_salt": salt,
         }
         status, body = await self._ask("POST", "/v1/completions", request, PROBE_SECONDS)
+        if status in _NEVER:
+            longest = max(map(len, prompts))
+            message = f"vLLM answered {status} to a probe of {longest} tokens: it must fit --max-model-len (spec.server.args) with one more"
+            raise invalid(f"{message}, and the base model's vocabulary")
         if status != HTTPStatus.OK:
             raise VllmAwayError(f"/v1/completions: status {status}")
         try:
@@ -126,10 +152,13 @@ class Vllm:
         return values
 
     async def in_flight(self) -> int:
-        """Return how many requests run or wait. Raises `VllmAwayError`."""
+        """Return how many requests run or wait. Raises `VllmAwayError`, and `VllmGoneError` if nobody is there to have any."""
         try:
             async with self._session.get(f"{self._url}/metrics", timeout=_seconds(MODELS_SECONDS)) as response:
                 text = await response.text()
+        except aiohttp.ClientConnectorError as error:
+            gone = error.os_error.errno == errno.ECONNREFUSED
+            raise (VllmGoneError if gone else VllmAwayError)(f"/metrics: {type(error).__name__}") from error
         except _TROUBLE as error:
             raise VllmAwayError(f"/metrics: {type(error).__name__}") from error
         found = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith(tuple(f"{name}{{" for name in _IN_FLIGHT))]

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from graft_api.fleet import LoadFailure
 from graft_serving.agent.failure import VersionRefusedError, invalid, unsupported
+from graft_serving.agent.patterns import MODULE_LENGTH, check_pattern
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -124,21 +125,14 @@ def _rank_pattern(raw: Mapping[str, Any]) -> dict[str, int]:
     if not isinstance(pattern, dict):
         raise invalid(f"{ADAPTER_CONFIG}: rank_pattern is not an object")
     for key in pattern:
-        _check_pattern(key)
+        check_pattern(f"{ADAPTER_CONFIG}: rank_pattern", key)
     return {key: _rank(pattern, key) for key in pattern}
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise invalid(f"{ADAPTER_CONFIG}: {_short(pattern)} is no regular expression") from error
 
 
 def _targets(raw: Mapping[str, Any]) -> tuple[str, ...] | str:
     targets = raw.get("target_modules")
     if isinstance(targets, str) and targets:
-        _check_pattern(targets)
+        check_pattern(f"{ADAPTER_CONFIG}: target_modules", targets)
         return targets
     names = _names(raw, "target_modules")
     if not names and not raw.get("target_parameters"):
@@ -204,6 +198,8 @@ def check_tensors(tensors: Mapping[str, Tensor], config: AdapterConfig) -> None:
         found = _TENSOR.fullmatch(name)
         if found is None:
             raise unsupported(f"{WEIGHTS}: tensor {_short(name)} is no lora_A or lora_B of a module")
+        if len(found["module"]) > MODULE_LENGTH:
+            raise unsupported(f"{WEIGHTS}: a module's name of {len(found['module'])} characters, more than {MODULE_LENGTH}")
         sides.setdefault(found["module"], {})[found["side"]] = tensor
     for module, pair in sides.items():
         _check_pair(module, pair, config)

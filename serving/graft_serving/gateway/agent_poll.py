@@ -17,7 +17,7 @@ from random import Random
 import aiohttp
 
 from graft_api.dataplane import STATE_PATH
-from graft_api.fleet import AgentState
+from graft_api.fleet import ATTEMPT_SECONDS, AgentState
 from graft_serving.backoff import Backoff
 from graft_serving.rotated_file import RotatedFile
 from graft_serving.trouble import Trouble
@@ -33,8 +33,11 @@ class PollTimes:
     connect: float = 2.0
     answer: float = 30.0
     """The agent answers after 20 at the latest."""
-    agent_away: float = 60.0
-    """For so long a pod keeps what it had while its door answers and its agent does not."""
+    agent_away: float = ATTEMPT_SECONDS + 30.0
+    """
+    For so long a pod keeps what it had while its door answers and its agent does not. An agent that was restarted says nothing
+    before its attempt to load is over, while vLLM serves on.
+    """
     first_pause: float = 0.1
     longest_pause: float = 2.0
     apart: float = 0.5
@@ -120,7 +123,7 @@ class AgentPoll:
             async with self._session.get(self._url, params=query, headers=headers, timeout=limits, allow_redirects=False) as response:
                 if response.status != HTTPStatus.OK:
                     raise Unreachable(f"status {response.status}", door=response.status in AGENT_AWAY)
-                return AgentState.model_validate_json(await response.read())
+                return AgentState.model_validate_json(await response.read(), extra="ignore")  # of a newer version, perhaps
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unreachable(type(error).__name__) from error
 

@@ -16,6 +16,7 @@ from graft_api.routes import Routes
 from graft_serving.gateway.access import AccessLog
 from graft_serving.gateway.exchange import Observer
 from graft_serving.gateway.keys import ApiKeys
+from graft_serving.gateway.limits import HeldBytes
 from graft_serving.gateway.metrics import GatewayMetrics
 from graft_serving.gateway.passing import Passing
 from graft_serving.gateway.pods import Pods
@@ -39,6 +40,7 @@ class DataPath:
     metrics: GatewayMetrics
     access: AccessLog
     connections: Connections
+    bodies: HeldBytes
 
     def apply(self, routes: Routes) -> None:
         """Route every later request by `routes`."""
@@ -80,5 +82,6 @@ def build_data_path(
     passing = Passing(pods, connections, token_file(settings.door_token_file).read, clock)
     relay = Relay(pods, passing, metrics, clock)
     keys = ApiKeys(settings.keys_directory)
-    server = GatewayServer(relay, keys, (metrics, access, *observers), clock, random)
-    return DataPath(settings, pods, relay, server, keys, metrics, access, connections)
+    bodies = HeldBytes(settings.memory_bytes)
+    server = GatewayServer(relay, keys, (metrics, access, *observers), clock, random, bodies)
+    return DataPath(settings, pods, relay, server, keys, metrics, access, connections, bodies)

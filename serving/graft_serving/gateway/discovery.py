@@ -17,10 +17,9 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from graft_api.dataplane import server_service
 from graft_serving.cluster import ApiServer
 from graft_serving.gateway.agent_poll import AgentPoll, PollTimes
-from graft_serving.gateway.endpoint_slices import PodAddress, SliceBook
+from graft_serving.gateway.endpoint_slices import PodAddress, SliceBook, slices_of
 from graft_serving.rotated_file import RotatedFile
 
 STATIC_POLL_SECONDS = 1.0
@@ -126,7 +125,7 @@ class SlicesSource:
     def __init__(self, api: ApiServer, namespace: str, endpoint: str) -> None:
         self._api = api
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        self._query = {"labelSelector": f"kubernetes.io/service-name={server_service(endpoint)}"}
+        self._query = {"labelSelector": slices_of(endpoint)}
 
     async def run(self, discovery: Discovery) -> None:
         """See `PodSource`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft_api.dataplane import DOOR_PORT
+from graft_api.dataplane import DOOR_PORT, ENDPOINT_LABEL, server_service
 from graft_serving.cluster import Changed, Listed, Object
 
 
@@ -18,6 +18,16 @@ class PodAddress:
     """`host:port`, an IPv6 host in brackets: what stands between `http://` and the path."""
     terminating: bool = False
     """Its requests may end, new ones go elsewhere, whatever its agent says: it may not know yet."""
+
+
+def slices_of(endpoint: str) -> str:
+    """
+    Return the label selector of the slices with the endpoint's servers.
+
+    Kubernetes copies the labels of a Service to its slices. Anybody's slice may say that it is of this Service; the policy
+    graft-services keeps the second label for those of Kubernetes.
+    """
+    return f"kubernetes.io/service-name={server_service(endpoint)},{ENDPOINT_LABEL}={endpoint}"
 
 
 class SliceBook:

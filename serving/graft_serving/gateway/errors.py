@@ -28,6 +28,8 @@ class Cause(StrEnum):
     RATE = "rate"
     CONCURRENCY = "concurrency"
     TOO_LARGE = "too-large"
+    MEMORY = "memory"
+    """As many bytes of requests are under way as this process may hold."""
     BODY_TIMEOUT = "body-timeout"
     """The client did not send its body in time."""
     INVALID = "invalid"

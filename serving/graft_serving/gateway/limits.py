@@ -1,4 +1,4 @@
-"""How much one client and one domain may ask of this replica: requests per minute, and requests at a time."""
+"""How much one client and one domain may ask of this replica (requests per minute, and at a time), and how much all together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ from graft_serving.gateway.errors import Cause, Refusal
 BURST_SECONDS = 10.0
 """A client that was quiet may ask for so many seconds' worth at once."""
 FORGET_SECONDS = 300.0
+
+
+class HeldBytes:
+    """The bytes of all requests under way, as they came: without a bound a few clients with long bodies end the process for all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    def must_fit(self, count: int) -> None:
+        """Raise `Refusal` if so many more are too many."""
+        if self.held + count > self._most:
+            raise Refusal(503, Cause.MEMORY, "this gateway holds as many bytes of requests as it may", code="overloaded", retry_after=1)
+
+    def take(self, count: int) -> None:
+        """Count bytes that have come. Raises `Refusal`; then none are counted."""
+        self.must_fit(count)
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        """Their request has ended."""
+        self.held -= count
 
 
 class Allowance(Protocol):

@@ -49,7 +49,6 @@ class Series:
     __slots__ = (
         "answers",
         "bytes_out",
-        "fallbacks",
         "first_byte",
         "in_flight",
         "retries",
@@ -64,7 +63,6 @@ class Series:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.troubles: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
-        self.fallbacks = 0
         self.tokens_in = 0
         self.tokens_out = 0
         self.bytes_out = 0
@@ -84,8 +82,6 @@ class Series:
             self.troubles[exchange.cause] += 1
         if exchange.retried is not None:
             self.retries[exchange.retried] += 1
-        if exchange.version != exchange.wanted:
-            self.fallbacks += 1
 
 
 class GatewayMetrics(Collector):
@@ -95,6 +91,8 @@ class GatewayMetrics(Collector):
         self._pods = pods
         self._revision = revision
         self._series: dict[tuple[str, str], Series] = {}
+        self._fallbacks: Counter[str] = Counter()
+        """By domain, and of none forgotten: a sum over series that are forgotten would fall."""
         self._refused: Counter[tuple[str, int, str]] = Counter()
         self._log_lines_dropped = 0
 
@@ -109,6 +107,7 @@ class GatewayMetrics(Collector):
         """Count one request that has ended."""
         if exchange.version:
             self.series(exchange.domain, exchange.version).add(exchange)
+            self._fallbacks[exchange.domain] += exchange.version != exchange.wanted
         elif exchange.cause is not None:
             self._refused[exchange.api, exchange.status, exchange.cause] += 1
 
@@ -146,17 +145,11 @@ class GatewayMetrics(Collector):
                 troubles.add_metric([*names, cause], count)
             for cause, count in series.retries.items():
                 retries.add_metric([*names, cause], count)
-        for domain, count in self._fallbacks().items():
+        for domain, count in self._fallbacks.items():
             fallbacks.add_metric([domain], count)
         for (api, status, cause), count in self._refused.items():
             refused.add_metric([api, str(status), cause], count)
         return requests, troubles, retries, fallbacks, refused
-
-    def _fallbacks(self) -> Counter[str]:
-        counts: Counter[str] = Counter()
-        for (domain, _), series in self._series.items():
-            counts[domain] += series.fallbacks
-        return counts
 
     def _measured(self) -> Iterable[Metric]:
         seconds = HistogramMetricFamily("graft_gateway_request_seconds", "From a request to the end of its answer.", labels=_SERIES)

@@ -7,6 +7,7 @@ nothing is tried again; what breaks then is said within the stream, in the clien
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,12 @@ from graft_serving.gateway.upstream import Answer, Broken, Connection, Connectio
 
 TOKEN_SECONDS = 1.0
 """So old the door's token may be before its file is looked at again."""
+
+WRITTEN_AT_ONCE = 32_768
+"""So many bytes never wait for the client where none were waiting before them: half of what a transport takes before it does."""
+
+ENGINE_DEAD = "EngineCore encountered an issue"
+"""vLLM's words before it ends; its other errors may be the request's own."""
 
 MOST_RENAMINGS = 1024
 """Kept ready; more names than a process meets in weeks."""
@@ -71,7 +78,7 @@ class Passing:
             answer = await self._send(passage, pod, connection)
             if answer.headers.get("content-type", "").startswith("text/event-stream") and answer.status == 200:
                 return await self._stream(passage, connection, answer)
-            return await self._whole(passage, connection, answer)
+            return await self._whole(passage, pod, connection, answer)
         finally:
             connection.done()
 
@@ -84,7 +91,7 @@ class Passing:
         except (Broken, TimedOut) as error:
             pod.breaker.failed(self._clock())
             raise _broken_off(error, first=True) from None
-        self._judge(pod, exchange.version, answer)
+        self._judge(pod, answer)
         return answer
 
     def _head(self, passage: Passage, pod: Pod, length: int) -> bytes:
@@ -107,20 +114,31 @@ class Passing:
             self._token_until = now + TOKEN_SECONDS
         return self._token
 
-    def _judge(self, pod: Pod, version: str, answer: Answer) -> None:
-        """Tell the breaker. Raises `NotStarted` for what the door, or vLLM before anything else, has refused."""
+    def _judge(self, pod: Pod, answer: Answer) -> None:
+        """
+        Tell the breaker. Raises `NotStarted` for what the door has refused.
+
+        An error of vLLM's own says nothing of the pod: one client could send what makes it, and close the pod to all others.
+        """
         status = answer.status
-        if status < 500 and status not in (401, 403):
-            pod.breaker.succeeded()
-            if status == 404:
-                self._pods.missing(pod, version)
-                raise NotStarted(Cause.VERSION_MISSING)
-            return
-        pod.breaker.failed(self._clock())
         if status in (401, 403):  # vLLM has no keys: this is the door
+            pod.breaker.failed(self._clock())
             raise NotStarted(Cause.DOOR_REFUSED)
-        if status in (502, 503) and NOT_STARTED_HEADER in answer.headers:
-            raise NotStarted(Cause.NOT_STARTED)
+        if status in (502, 503) and (NOT_STARTED_HEADER in answer.headers or not _is_json(answer)):
+            pod.breaker.failed(self._clock())
+            if NOT_STARTED_HEADER in answer.headers:
+                raise NotStarted(Cause.NOT_STARTED)
+        elif status < 500:
+            pod.breaker.succeeded()
+
+    def _judge_words(self, pod: Pod, exchange: Exchange, status: int, message: str) -> None:
+        """Tell pods and breaker what an error means for later requests. Raises `NotStarted` if vLLM does not have the version."""
+        if status == 404 and message.startswith(f"The model `{exchange.version}` does not exist"):
+            self._pods.missing(pod, exchange.version)
+            exchange.first_byte = 0.0  # is another pod's to give
+            raise NotStarted(Cause.VERSION_MISSING)
+        if status >= 500 and message.startswith(ENGINE_DEAD):
+            pod.breaker.failed(self._clock())
 
     def _renaming(self, exchange: Exchange) -> Renaming:
         names = exchange.version, exchange.domain
@@ -131,7 +149,7 @@ class Passing:
             found = self._renamings[names] = Renaming(*names)
         return found
 
-    async def _whole(self, passage: Passage, connection: Connection, answer: Answer) -> web.Response:
+    async def _read(self, passage: Passage, connection: Connection) -> bytes:
         exchange = passage.exchange
         parts = []
         try:
@@ -140,8 +158,12 @@ class Passing:
                 parts.append(part)
         except (Broken, TimedOut) as error:
             raise _broken_off(error, first=False) from None
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if answer.status >= 500 and not answer.headers.get("content-type", "").startswith("application/json"):
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _whole(self, passage: Passage, pod: Pod, connection: Connection, answer: Answer) -> web.Response:
+        exchange = passage.exchange
+        body = await self._read(passage, connection)
+        if answer.status >= 500 and not _is_json(answer):
             raise Refusal(502, Cause.BROKEN, "the model server failed while it answered")  # nginx's own page
         renaming = self._renaming(exchange)
         if answer.status < 400:
@@ -150,6 +172,7 @@ class Passing:
             usage.read(body)
             exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
         else:
+            self._judge_words(pod, exchange, answer.status, _message(body))
             body = renaming.error(body)
             exchange.cause = Cause.UPSTREAM_ERROR if answer.status >= 500 else None
         exchange.bytes_out = len(body)
@@ -171,18 +194,51 @@ class Passing:
                 exchange.first_byte = exchange.first_byte or self._clock()
                 if whole := events.feed(data):
                     exchange.bytes_out += len(whole)
-                    await response.write(whole)
+                    await _write(passage, response, whole)
             if rest := events.end():
                 exchange.bytes_out += len(rest)
-                await response.write(rest)
+                await _write(passage, response, rest)
             exchange.cause = Cause.UPSTREAM_ERROR if events.failed else None
         except (Broken, TimedOut, EventTooLong) as error:
             refusal = _broken_off(error, first=False)
             exchange.cause = refusal.cause
-            await response.write(error_event(passage.asked.api, refusal))
+            await _write(passage, response, error_event(passage.asked.api, refusal))
         finally:
             exchange.tokens_in, exchange.tokens_out = events.usage.tokens_in, events.usage.tokens_out
         return response
+
+
+async def _write(passage: Passage, response: web.StreamResponse, data: bytes) -> None:
+    """
+    Send to the client. Raises ConnectionResetError if it takes nothing for too long: it would keep its version in use for ever.
+
+    A timer is set only where the client may be behind: an event a token is written here.
+    """
+    transport = passage.request.transport
+    if transport is None or (len(data) <= WRITTEN_AT_ONCE and not transport.get_write_buffer_size()):
+        await response.write(data)
+        return
+    try:
+        async with asyncio.timeout(passage.limits.idle_seconds):
+            await response.write(data)
+    except TimeoutError:
+        transport.abort()
+        raise ConnectionResetError from None
+
+
+def _is_json(answer: Answer) -> bool:
+    return answer.headers.get("content-type", "").startswith("application/json")
+
+
+def _message(body: bytes) -> str:
+    """Return the words of an error, which are at the same place in both dialects; nothing for what is no error of vLLM's."""
+    try:
+        told = orjson.loads(body)
+    except ValueError:
+        return ""
+    error = told.get("error") if isinstance(told, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
 
 
 def _broken_off(error: Exception, *, first: bool) -> Refusal:

@@ -4,13 +4,14 @@ The four inference APIs: where each keeps what the gateway must know, what it se
 Pure. A body is parsed once and written once; what is not named here is passed on as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from graft_serving.gateway.errors import Cause, Dialect, Refusal
+from graft_serving.gateway.media import refuse_remote
 
 Body = dict[str, Any]
 
@@ -27,6 +28,8 @@ class Api:
     """What all turns of a conversation begin with: system prompt and first user message."""
     prepare: Callable[[Body], None]
     """Sets what vLLM must be told. Raises `Refusal`."""
+    turns: str = ""
+    """The field with messages or items, in which media may be."""
     usage_on_demand: bool = False
     """A stream says how many tokens it had only if asked to."""
 
@@ -60,8 +63,8 @@ class Asked:
         return _dumps(self.body)
 
 
-def read_request(api: Api, raw: bytes) -> Asked:
-    """Parse and prepare a body. Raises `Refusal`."""
+def read_request(api: Api, raw: bytes, media_hosts: Collection[str] = ()) -> Asked:
+    """Parse and prepare a body; media may be named by URL at `media_hosts` only. Raises `Refusal`."""
     body = _parse(raw)
     model, stream = body.get("model"), body.get("stream")
     if not isinstance(model, str) or not model:
@@ -69,6 +72,8 @@ def read_request(api: Api, raw: bytes) -> Asked:
     if stream is not None and not isinstance(stream, bool):
         raise Refusal(400, Cause.INVALID, "stream must be true or false", param="stream")
     _refuse_harmful(body)
+    if api.turns:
+        refuse_remote(body.get(api.turns), api.turns, media_hosts)
     asked = Asked(api, body, model, bool(stream))
     api.prepare(body)
     if stream and api.usage_on_demand:
@@ -121,6 +126,12 @@ def _refuse_harmful(body: Body) -> None:
 
 def _nothing(_: Body) -> None:
     pass
+
+
+def _without_echo(body: Body) -> None:
+    """With `echo` a chat's prompt gets log-probabilities in vLLM 0.32 whether any were asked for or not."""
+    if body.get("echo"):
+        raise Refusal(400, Cause.INVALID, "echo is not served for chats: leave it out", param="echo", code="unsupported_parameter")
 
 
 def _stateless(body: Body) -> None:
@@ -176,9 +187,9 @@ def _messages_opening(body: Body) -> object:
 APIS: Mapping[str, Api] = {
     api.path: api
     for api in (
-        Api("/v1/chat/completions", "chat", Dialect.OPENAI, _chat_opening, _nothing, usage_on_demand=True),
+        Api("/v1/chat/completions", "chat", Dialect.OPENAI, _chat_opening, _without_echo, "messages", usage_on_demand=True),
         Api("/v1/completions", "completions", Dialect.OPENAI, _completion_opening, _nothing, usage_on_demand=True),
-        Api("/v1/responses", "responses", Dialect.OPENAI, _responses_opening, _stateless),
-        Api("/v1/messages", "messages", Dialect.ANTHROPIC, _messages_opening, _nothing),
+        Api("/v1/responses", "responses", Dialect.OPENAI, _responses_opening, _stateless, "input"),
+        Api("/v1/messages", "messages", Dialect.ANTHROPIC, _messages_opening, _nothing, "messages"),
     )
 }

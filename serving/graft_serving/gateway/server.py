@@ -18,7 +18,7 @@ from aiohttp import StreamReader, web
 from graft_serving.gateway.errors import Cause, Dialect, Refusal, error_body
 from graft_serving.gateway.exchange import Exchange, Observer
 from graft_serving.gateway.keys import ApiKeys
-from graft_serving.gateway.limits import Meters, leave
+from graft_serving.gateway.limits import HeldBytes, Meters, leave
 from graft_serving.gateway.models import model_list, one_model
 from graft_serving.gateway.passing import Passage
 from graft_serving.gateway.relay import Relay, no_routes
@@ -39,9 +39,12 @@ CLIENT_GONE = 499
 class GatewayServer:
     """`handle` answers one request; `listen`, `drain` and `close` are the life of the port."""
 
-    def __init__(self, relay: Relay, keys: ApiKeys, observers: Sequence[Observer], clock: Callable[[], float], random: Random) -> None:
+    def __init__(
+        self, relay: Relay, keys: ApiKeys, observers: Sequence[Observer], clock: Callable[[], float], random: Random, bodies: HeldBytes
+    ) -> None:
         self._relay = relay
         self._keys = keys
+        self._bodies = bodies
         self._observers = observers
         self._clock = clock
         self._random = random
@@ -94,7 +97,7 @@ class GatewayServer:
         exchange = self._begin(request, api)
         self._enter()
         try:
-            response = await (self._infer(request, api, exchange) if api else self._other(request, path))
+            response = await (self._infer(request, api, exchange) if api else self._other(request, path, exchange))
             exchange.status = response.status
         except Refusal as refusal:
             response = self._refused(exchange, api.dialect if api else _dialect(request.headers), refusal)
@@ -124,12 +127,13 @@ class GatewayServer:
             self._nothing_under_way.set()
 
     def _begin(self, request: web.BaseRequest, api: Api | None) -> Exchange:
-        headers, random = request.headers, self._random
+        headers, random, table = request.headers, self._random, self._relay.table
         return Exchange(
             api=api.name if api else "other",
             request_id=request_id(headers.get("x-request-id"), random),
             trace=continue_trace(headers.get("traceparent"), headers.get("tracestate"), random),
             started=self._clock(),
+            revision=table.revision if table else 0,
         )
 
     async def _infer(self, request: web.BaseRequest, api: Api, exchange: Exchange) -> web.StreamResponse:
@@ -139,15 +143,17 @@ class GatewayServer:
         exchange.owner = self._keys.owner(request.headers, anonymous=table.settings.anonymous)
         meter = self._owners.admit(exchange.owner, table.settings.per_key)
         try:
-            raw = await read_body(request, table.settings.limits.max_body_bytes)
+            raw = await read_body(request, table.settings.limits.max_body_bytes, self._bodies)
             exchange.bytes_in = len(raw)
-            asked = read_request(api, raw)
+            asked = read_request(api, raw, table.settings.allowed_media_hosts)
+            del raw  # is long, and no longer needed
             exchange.stream = asked.stream
             return await self._relay.serve(Passage(request, asked, exchange, table.settings.limits, self.draining))
         finally:
+            self._bodies.give_back(exchange.bytes_in)
             leave(meter)
 
-    async def _other(self, request: web.BaseRequest, path: str) -> web.Response:
+    async def _other(self, request: web.BaseRequest, path: str, exchange: Exchange) -> web.Response:
         if path != _MODELS and not path.startswith(_MODELS + "/"):
             raise Refusal(404, Cause.NOT_FOUND, "there is nothing at this path")
         if request.method != "GET":
@@ -155,7 +161,7 @@ class GatewayServer:
         table = self._known()
         self._keys.owner(request.headers, anonymous=table.settings.anonymous)
         told = model_list(table) if path == _MODELS else one_model(table, path[len(_MODELS) + 1 :])
-        return web.Response(body=orjson.dumps(told), content_type="application/json", headers={"Server": "graft"})
+        return web.Response(body=orjson.dumps(told), headers=_headers(exchange))
 
     def _known(self) -> RoutingTable:
         if self._relay.table is None:
@@ -166,46 +172,61 @@ class GatewayServer:
         exchange.status, exchange.cause = refusal.status, refusal.cause
         body = error_body(dialect, refusal)
         exchange.bytes_out = len(body)
-        headers = {"Content-Type": "application/json", "Server": "graft", "x-request-id": exchange.request_id}
+        headers = _headers(exchange)
         if refusal.retry_after is not None:
             headers["Retry-After"] = str(refusal.retry_after)
-        if exchange.revision:
-            headers["x-graft-revision"] = str(exchange.revision)
         return web.Response(body=body, status=refusal.status, headers=headers)
 
 
-async def read_body(request: web.BaseRequest, most: int) -> bytes:
-    """Return the body. Raises `Refusal` if it is longer than `most`, encoded, or too slow to come."""
+def _headers(exchange: Exchange) -> dict[str, str]:
+    """Return the headers of an answer that no pod gave. Revision 0: there are no routes yet."""
+    return {
+        "Content-Type": "application/json",
+        "Server": "graft",
+        "x-request-id": exchange.request_id,
+        "x-graft-revision": str(exchange.revision),
+    }
+
+
+async def read_body(request: web.BaseRequest, most: int, bodies: HeldBytes) -> bytes:
+    """Return the body, counted in `bodies`. Raises `Refusal` if it is longer than `most`, encoded, too slow to come, or does not fit."""
     length = request.content_length
     if length is not None and length > most:
         raise _too_large(most)
+    bodies.must_fit(length or 0)
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal(415, Cause.INVALID, "send the body without Content-Encoding")
     if "Expect" in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = request.content
     if content.is_eof():
-        return _bounded(content.read_nowait(), most)
+        return _bounded(content.read_nowait(), most, bodies)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _read(content, most)
+            return await _read(content, most, bodies)
     except TimeoutError:
         raise Refusal(408, Cause.BODY_TIMEOUT, f"the body did not come within {BODY_SECONDS:.0f} s") from None
 
 
-async def _read(content: StreamReader, most: int) -> bytes:
+async def _read(content: StreamReader, most: int, bodies: HeldBytes) -> bytes:
     parts, length = [], 0
-    while part := await content.readany():
-        parts.append(part)
-        length += len(part)
-        if length > most:
-            raise _too_large(most)
-    return b"".join(parts)
+    try:
+        while part := await content.readany():
+            bodies.take(len(part))
+            parts.append(part)
+            length += len(part)
+            if length > most:
+                raise _too_large(most)
+        return b"".join(parts)
+    except BaseException:  # a client that leaves, too
+        bodies.give_back(length)
+        raise
 
 
-def _bounded(body: bytes, most: int) -> bytes:
+def _bounded(body: bytes, most: int, bodies: HeldBytes) -> bytes:
     if len(body) > most:
         raise _too_large(most)
+    bodies.take(len(body))
     return body
 
 

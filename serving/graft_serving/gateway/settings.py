@@ -17,6 +17,8 @@ class Settings:
     metrics_port: int = GATEWAY_METRICS_PORT
     keys_directory: Path = Path(API_KEYS_DIRECTORY)
     door_token_file: Path = Path(DOOR_TOKEN_FILE)
+    memory_bytes: int = 512 * 1024 * 1024
+    """So many bytes of requests may be under way at a time. Parsed, and written again for a pod, they take a few times as much."""
     connect_seconds: float = 2.0
     accept_seconds: float = 5.0
     """After SIGTERM new connections are still taken for so long, until every node knows that this pod is gone."""
@@ -33,6 +35,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         metrics_port=whole_number(environ, "GRAFT_GATEWAY_METRICS_PORT", default.metrics_port),
         keys_directory=Path(environ.get("GRAFT_GATEWAY_KEYS", default.keys_directory)),
         door_token_file=Path(environ.get("GRAFT_GATEWAY_DOOR_TOKEN", default.door_token_file)),
+        memory_bytes=whole_number(environ, "GRAFT_GATEWAY_MEMORY_BYTES", default.memory_bytes),
         accept_seconds=whole_number(environ, "GRAFT_GATEWAY_ACCEPT_SECONDS", int(default.accept_seconds)),
         grace_seconds=whole_number(environ, "GRAFT_DRAIN_SECONDS", int(default.grace_seconds)),
     )

@@ -19,6 +19,13 @@ class FakeVllm:
         self.up = True
         self.base_shift = 0.0
         self.in_flight = 0
+        self.longest = 10**6
+        """Prompt, in tokens."""
+        self.weights: list[str] = []
+        """What the workers hold, used longest ago first. Unloading a name leaves its weights here."""
+        self.room = 10**6
+        self.read_again: list[str] = []
+        """Served from the disk, in an engine step."""
         self.calls: list[tuple[str, str]] = []
         self.url = ""
         self._table: dict[tuple[tuple[int, ...], int], tuple[float, float]] = {}
@@ -30,6 +37,7 @@ class FakeVllm:
     def restart(self) -> None:
         """Everything that was loaded is gone."""
         self.loaded.clear()
+        self.weights.clear()
 
     def names(self, call: str) -> list[str]:
         return [name for made, name in self.calls if made == call]
@@ -56,6 +64,7 @@ class FakeVllm:
         if name in self.refused:
             return _error(500, "Call to add_lora method failed: expected target modules")
         self.loaded[name] = path
+        self._use(name)
         return web.Response(text="Success")
 
     async def _unload(self, request: web.Request) -> web.Response:
@@ -63,13 +72,27 @@ class FakeVllm:
         self.calls.append(("unload", name))
         return web.Response(text="Success") if self.loaded.pop(name, None) else _error(404, "cannot be found")
 
+    def _use(self, name: str) -> None:
+        if name in self.weights:
+            self.weights.remove(name)
+        self.weights = [*self.weights, name][-self.room :]
+
     async def _completions(self, request: web.Request) -> web.Response:
         body = await request.json()
         assert "prompt_logprobs" not in body, "kills the engine on CPU"
-        assert body["cache_salt"]
-        model, (token,) = body["model"], body["allowed_token_ids"]
+        model = body["model"]
         if model != "base" and model not in self.loaded:
             return _error(404, "The model does not exist")
+        if model != "base":
+            self.read_again += [model] if model not in self.weights else []
+            self._use(model)
+        if "allowed_token_ids" not in body:
+            self.calls.append(("touch", model))
+            return web.json_response({"choices": [{"index": 0, "text": "x"}]})
+        assert body["cache_salt"]
+        if max(map(len, body["prompt"])) > self.longest:
+            return _error(400, "This model's maximum context length is exceeded")
+        (token,) = body["allowed_token_ids"]
         choices = [
             {"index": index, "logprobs": {"token_logprobs": [self._logprob(model, tuple(prompt), token)], "tokens": [f"token_id:{token}"]}}
             for index, prompt in enumerate(body["prompt"])

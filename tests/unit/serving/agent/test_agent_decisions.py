@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from graft_api.fleet import LoadFailure, ProbeReading, VersionState
+from graft_api.fleet import ATTEMPT_SECONDS, LoadFailure, ProbeReading, VersionState
 from graft_api.routes import Version
 from graft_serving.agent import probe
 from graft_serving.agent.failure import VersionRefusedError
 from graft_serving.agent.plan import Action, Pod, Progress, Step, fetches, plan
 from graft_serving.agent.probe import judge
-from graft_serving.agent.readiness import ATTEMPT_SECONDS, ready
+from graft_serving.agent.readiness import ready
 from graft_serving.agent.vllm import Scored
 
 NOW = 100.0
@@ -27,7 +27,7 @@ def failed(reason: LoadFailure, retry_at: float = 0.0, name: str = "a") -> Progr
 
 def pod(*desired: Progress, loaded: tuple[str, ...] = (), on_disk: tuple[str, ...] = (), serving: bool = True, **stray: str) -> Pod:
     paths = {name: f"/adapters/{name}" for name in loaded} | stray
-    return Pod(desired, paths, serving, frozenset(on_disk), "/adapters")
+    return Pod(desired, paths, serving, frozenset(on_disk), "/adapters", certain=True)
 
 
 READY = VersionState.READY
@@ -58,6 +58,22 @@ NEXT = {
 @pytest.mark.parametrize(("given", "action"), NEXT.values(), ids=NEXT)
 def test_the_next_step(given: Pod, action: Action | None) -> None:
     assert plan(given, frozenset(), NOW) == action
+
+
+UNCERTAIN = {
+    "what seems not to be wanted stays": (pod(loaded=("z",), on_disk=("z",)), None),
+    "its files stay": (pod(on_disk=("z",)), None),
+    "what failed by old routes stays": (pod(failed(LoadFailure.SIGNATURE_INVALID), loaded=("a",)), None),
+    "a load must not push it out": (pod(item(), loaded=("z",)), None),
+    "our name from elsewhere stays": (pod(item(), a="/tmp/a"), None),
+    "what is loaded is proven": (pod(item(), loaded=("a", "z")), Action(Step.PROBE, "a")),
+    "an empty vLLM is filled": (pod(item()), Action(Step.LOAD, "a")),
+}
+
+
+@pytest.mark.parametrize(("given", "action"), UNCERTAIN.values(), ids=UNCERTAIN)
+def test_by_routes_that_may_be_old_nothing_is_taken_away(given: Pod, action: Action | None) -> None:
+    assert plan(replace(given, certain=False), frozenset(), NOW) == action
 
 
 def test_what_was_just_unloaded_is_left_alone() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from fake_vllm import FakeVllm
 from graft_api.fleet import LoadFailure, VersionState
 from graft_api.routes import Version
 from graft_serving.agent import loader as loading
+from graft_serving.agent import readiness
 from graft_serving.agent.cache import Cache
 from graft_serving.agent.failure import VersionRefusedError
 from graft_serving.agent.fetcher import Fetcher
@@ -32,6 +34,7 @@ class Pod:
     def __init__(self, root: Path, vllm: FakeVllm, session: aiohttp.ClientSession) -> None:
         self.vllm, self.root, self._session = vllm, root, session
         self.open_store: Callable[[str], Store] = FileStore
+        self.watched = True
         self.new()
 
     def new(self) -> None:
@@ -39,7 +42,8 @@ class Pod:
         fetcher = Fetcher(cache, lambda uri: self.open_store(uri), time.monotonic, lambda _: None)  # noqa: PLW0108 - replaced by tests
         self.board = Board("boot", lambda: None)
         vllm = Vllm(self._session, self.vllm.url)
-        self.loader = Loader(Surroundings(vllm, cache, fetcher, self.board, None, time.monotonic, Random(1)))  # noqa: S311
+        random = Random(1)  # noqa: S311
+        self.loader = Loader(Surroundings(vllm, cache, fetcher, self.board, None, lambda: self.watched, time.monotonic, random))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -174,6 +178,145 @@ async def test_after_a_restart_of_vllm_everything_is_loaded_again_from_the_disk(
         await pod.until(pod.loader.ready)
         assert pod.state(version) is VersionState.READY
         assert pod.board.picture.server_starts == 2
+
+
+def hold_the_store(pod: Pod) -> threading.Event:
+    """Return what lets go of the store: until it is set, nothing arrives."""
+    gate = threading.Event()
+
+    def open_store(uri: str) -> Store:
+        gate.wait(5)
+        return FileStore(uri)
+
+    pod.open_store = open_store
+    return gate
+
+
+@pytest.mark.parametrize("seen_down", [True, False], ids=["it was seen to be down", "it was back by the next look"])
+async def test_after_a_restart_of_vllm_gateways_hear_nothing_of_serving_until_what_is_routed_was_tried(
+    pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch, *, seen_down: bool
+) -> None:
+    version, gate, loading_began = package.seal(), asyncio.Event(), asyncio.Event()
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    load = Vllm.load
+
+    async def slow(vllm: Vllm, name: str, path: str) -> None:
+        loading_began.set()
+        await gate.wait()
+        await load(vllm, name, path)
+
+    async with pod.running():
+        await pod.settled(version)
+        assert (await pod.board.state(None, 0)).serving is True
+        monkeypatch.setattr(Vllm, "load", slow)
+        pod.vllm.up = not seen_down
+        pod.vllm.restart()
+        if seen_down:
+            await pod.until(lambda: pod.board.picture.server == "Down")
+            pod.vllm.up = True
+        await loading_began.wait()
+        assert pod.board.picture.server == "Serving", "as vLLM does: with the base alone"
+        said = await pod.board.state(None, 0)
+        assert (said.serving, said.versions) == (False, [])
+        gate.set()
+        await pod.until(pod.loader.ready)
+        said = await pod.board.state(None, 0)
+        assert (said.serving, said.versions) == (True, [version.name])
+
+
+async def test_after_a_restart_of_vllm_the_attempt_is_bounded(pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    version, new = package.seal(), another(package, 2, "sql")
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.settled(version)
+        gate = hold_the_store(pod)
+        pod.loader.apply(world.routes([version, new], [package.signer.public], routed=[version.name, new.name], revision=2))
+        assert (await pod.board.state(None, 0)).serving is True, "what is routed later interrupts nobody"
+        pod.vllm.restart()
+        await pod.until(lambda: not pod.board.picture.attempted)
+        await pod.until(lambda: pod.state(version) is VersionState.READY)
+        assert (await pod.board.state(None, 0)).serving is False
+        monkeypatch.setattr(readiness, "ATTEMPT_SECONDS", 0.0)
+        await pod.until(lambda: pod.board.picture.attempted)
+        assert (await pod.board.state(None, 0)).serving is True
+        gate.set()
+        await pod.settled(new)
+
+
+async def test_an_agent_that_was_restarted_beside_a_vllm_that_serves_says_nothing_before_its_attempt(
+    pod: Pod, package: world.Package
+) -> None:
+    version = package.seal()
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.settled(version)
+    pod.new()
+    said: list[bool] = []
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.until(lambda: bool(said.append(pod.board.picture.attempted)) or pod.board.opened)
+        assert (await pod.board.state(None, 0)).serving is True
+    assert not any(said[:-1])
+
+
+async def test_an_agent_that_was_restarted_beside_a_dead_vllm_says_so(pod: Pod) -> None:
+    pod.vllm.up = False
+    async with pod.running():
+        await pod.until(lambda: pod.board.opened)
+        assert (await pod.board.state(None, 0)).serving is False
+
+
+async def test_without_routes_of_the_api_server_nothing_is_unloaded(
+    pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = package.seal(), another(package, 2)
+    pod.loader.apply(world.routes([new], [package.signer.public], routed=[new.name]))
+    async with pod.running():
+        await pod.settled(new)
+    pod.new()
+    pod.watched = False
+    async with pod.running():
+        await pod.until(lambda: pod.board.picture.server == "Serving")
+        pod.loader.apply(world.routes([old], [package.signer.public], routed=[old.name]))  # the mounted file's
+        await pod.until(lambda: pod.board.picture.versions[0].fetched)
+        await asyncio.sleep(0.1)
+        assert set(pod.vllm.loaded) == {new.name}
+        assert (pod.root / new.name).is_dir()
+        pod.watched = True
+        pod.loader.apply(world.routes([new], [package.signer.public], routed=[new.name], revision=2))
+        await pod.settled(new)
+        assert not pod.vllm.names("unload")
+        pod.watched = False
+        monkeypatch.setattr(loading, "STALE_SECONDS", 0.0)
+        pod.loader.apply(world.routes([], [package.signer.public], revision=3))
+        await pod.until(lambda: not pod.vllm.loaded)
+
+
+async def test_a_load_pushes_out_what_was_unloaded_and_no_quiet_domain(pod: Pod, package: world.Package) -> None:
+    quiet, old, new = package.seal(), another(package, 2, "sql"), another(package, 3, "sql")
+    pod.vllm.room = 2
+    pod.loader.apply(world.routes([quiet, old], [package.signer.public], max_loras=2))
+    async with pod.running():
+        await pod.settled(quiet, old)
+        assert pod.vllm.weights == [quiet.name, old.name]
+        pod.loader.apply(world.routes([quiet, new], [package.signer.public], max_loras=2, revision=2))
+        await pod.settled(quiet, new)
+    assert set(pod.vllm.weights) == {quiet.name, new.name}
+    assert not pod.vllm.read_again
+
+
+async def test_a_probe_that_vllm_will_never_take_is_final(pod: Pod, package: world.Package) -> None:
+    version = package.seal()
+    pod.vllm.longest = 4
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
+    async with pod.running():
+        await pod.settled(version)
+        await pod.until(lambda: not pod.vllm.loaded)
+        await asyncio.sleep(0.1)
+    assert pod.reason(version) is LoadFailure.INVALID_ARTIFACT
+    assert "5 tokens" in pod.board.picture.versions[0].message
+    assert "--max-model-len" in pod.board.picture.versions[0].message
+    assert pod.vllm.names("load") == [version.name], "not tried again"
 
 
 async def test_a_restart_between_two_looks_is_seen_by_what_is_lost(pod: Pod, package: world.Package) -> None:

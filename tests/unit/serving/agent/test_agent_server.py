@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from graft_api.fleet import LoadFailure
 from graft_serving.agent import drain as draining
 from graft_serving.agent import server
+from graft_serving.agent import vllm as asking
 from graft_serving.agent.cache import Cache
 from graft_serving.agent.drain import Drain
 from graft_serving.agent.failure import VersionRefusedError
 from graft_serving.agent.state import Board, Picture
 from graft_serving.agent.tokens import Answer
-from graft_serving.agent.vllm import VllmAwayError
+from graft_serving.agent.vllm import Vllm, VllmAwayError, VllmGoneError
 
 
 class Door:
@@ -30,7 +32,7 @@ class Door:
 
     async def count(self) -> int:
         if self.in_flight < 0:
-            raise VllmAwayError("/metrics")
+            raise VllmGoneError("/metrics")
         return self.in_flight
 
     async def authenticate(self, header: str | None) -> Answer:
@@ -73,7 +75,7 @@ async def test_the_state_waits_for_a_change(door: Door) -> None:
     waiting = asyncio.create_task(door.get(f"/graft/state?after={door.board.generation}"))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    door.board.show(Picture(server="Serving"))
+    door.board.show(Picture(server="Serving", attempted=True))
     assert '"serving":true' in (await waiting)[1]
     assert (await door.get("/graft/state?after=x"))[0] == 400
 
@@ -92,6 +94,34 @@ async def test_the_hook_waits_for_what_is_in_flight(door: Door, left: int) -> No
     door.in_flight = left
     assert (await hook)[0] == 200
     await going
+
+
+async def test_a_vllm_that_does_not_answer_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(draining, "LINGER_SECONDS", 0.01)
+    looks = 0
+
+    async def count() -> int:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise VllmAwayError("/metrics: TimeoutError")
+        return 0
+
+    await Drain(lambda: None, count, 0.5).run()
+    assert looks == 3, "what is in flight is not cut off"
+
+
+async def test_only_a_refused_connection_says_that_vllm_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "MODELS_SECONDS", 0.1)
+    async with aiohttp.ClientSession() as session:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            vllm = Vllm(session, f"http://127.0.0.1:{silent.getsockname()[1]}")
+            with pytest.raises(VllmAwayError) as busy:
+                await vllm.in_flight()
+            assert not isinstance(busy.value, VllmGoneError)
+        with pytest.raises(VllmGoneError):
+            await vllm.in_flight()
 
 
 def test_the_cache_makes_room_from_what_was_used_longest_ago(tmp_path: Path) -> None:

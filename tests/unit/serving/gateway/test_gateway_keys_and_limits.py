@@ -140,5 +140,7 @@ def test_quiet_clients_are_forgotten() -> None:
 
 def test_settings() -> None:
     assert settings_from({}).port == 8080
+    assert settings_from({}).memory_bytes == 512 * 1024 * 1024
+    assert settings_from({"GRAFT_GATEWAY_MEMORY_BYTES": "1000"}).memory_bytes == 1000
     with pytest.raises(MissingSetting, match="GRAFT_GATEWAY_PORT"):
         settings_from({"GRAFT_GATEWAY_PORT": "http"})

@@ -136,6 +136,41 @@ def plainly(status: int) -> Any:
     return fail
 
 
+async def bare_502(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=502, text="<html>nginx</html>", content_type="text/html")
+
+
+def says(status: int, message: str) -> Any:
+    async def fail(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response(
+            {"error": {"message": message, "type": "InternalServerError", "param": None, "code": status}}, status=status
+        )
+
+    return fail
+
+
+DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+@pytest.mark.parametrize(
+    ("behave", "left_alone"),
+    [
+        pytest.param(says(500, "Cannot connect to host image.test:80"), False, id="a request's own error"),
+        pytest.param(says(503, "try again"), False, id="vLLM's own 503"),
+        pytest.param(says(500, f"no image at http://x/{DEAD}"), False, id="the words of a dead engine, but a client's"),
+        pytest.param(says(500, DEAD), True, id="a dead engine"),
+        pytest.param(bare_502, True, id="the door's 502"),
+    ],
+)
+async def test_a_client_cannot_close_a_pod_to_all_others(make_world: Any, kit: Any, behave: Any, left_alone: bool) -> None:
+    world = await make_world()
+    world.pods[0].behave = behave
+    for _ in range(4):
+        async with world.post(body=kit.ask()) as answer:
+            assert answer.status >= 500
+    assert world.path.pods.all()[0].breaker.is_open is left_alone
+
+
 @pytest.mark.parametrize("behave", [not_started(502), not_started(503), plainly(401), plainly(403)], ids=["502", "503", "401", "403"])
 async def test_a_request_that_was_not_started_goes_to_another_pod_once(make_world: Any, kit: Any, behave: Any) -> None:
     world = await make_world(pods=2)
@@ -204,6 +239,39 @@ async def test_a_version_that_vllm_lost_falls_back_to_the_base_model(make_world:
     async with world.post(body=kit.ask()) as answer:
         assert answer.status == 200
     assert [body["model"] for _, _, body in world.pods[0].seen] == [kit.OLD, "base", "base"]
+
+
+async def test_only_a_model_that_is_missing_takes_the_version_from_its_pod(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+
+    async def no_such_image(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": f"{body['model']}: the image does not exist", "code": 404}}, status=404)
+
+    world.pods[0].behave = no_such_image
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 404
+        assert (await answer.json())["error"]["message"] == "dsl: the image does not exist"
+    assert len(world.pods[0].seen) == 1
+    assert world.path.reach()[kit.OLD] == 1
+    world.pods[0].behave = None
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.headers["x-graft-served-by"] == f"{kit.OLD}@e-server-0"
+
+
+async def test_the_time_to_the_first_byte_is_that_of_the_answer(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+
+    async def lost(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["model"] == "base":
+            await asyncio.sleep(0.1)
+            return await world.pods[0].answer(request, body)
+        error = {"message": f"The model `{body['model']}` does not exist.", "type": "not_found_error"}
+        return web.json_response({"type": "error", "error": error}, status=404)
+
+    world.pods[0].behave = lost
+    async with world.post("/v1/messages", body=kit.ask(max_tokens=1)) as answer:
+        assert answer.headers["x-graft-served-by"] == "base@e-server-0"
+    assert world.recorder.all[0].first_byte_seconds >= 0.1
 
 
 async def test_a_pod_without_even_the_base_model_is_not_asked_for_it_twice(make_world: Any, kit: Any) -> None:
@@ -289,6 +357,72 @@ async def test_a_stream_that_stops_in_the_middle_says_so(make_world: Any, kit: A
     assert "the model server has stopped" in text
     assert text.startswith("data: {}\n\n")
     assert world.recorder.all[0].cause is Cause.IDLE_TIMEOUT
+
+
+async def test_a_client_that_stops_reading_is_given_up(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=LIMITS))
+
+    async def flood(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await kit.stream(request, ["data: " + "x" * 60_000 + "\n\n"] * 2000)
+
+    world.pods[0].behave = flood
+    body = kit.compact(kit.ask(stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
+    writer.write(head.encode() + body)
+    await kit.until(world.path.in_flight)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
+    assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
+    writer.close()
+
+
+async def test_all_requests_together_take_so_many_bytes(make_world: Any, kit: Any) -> None:
+    world = await make_world(memory_bytes=3000)
+    go = asyncio.Event()
+
+    async def wait(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await go.wait()
+        return await world.pods[0].answer(request, body)
+
+    async def pieces(body: bytes) -> Any:
+        for start in range(0, len(body), 100):
+            yield body[start : start + 100]
+            await asyncio.sleep(0)
+
+    world.pods[0].behave = wait
+    long = kit.compact(kit.ask(user="x" * 2000)).encode()
+    first = asyncio.create_task(world.post(body=long).__aenter__())
+    await kit.until(world.path.in_flight)
+    for body in (long, pieces(long)):
+        async with world.session.post(world.url + "/v1/chat/completions", data=body, headers={"x-api-key": kit.KEY}) as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"] == "1"
+            assert (await answer.json())["error"]["code"] == "overloaded"
+    go.set()
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 200
+    async with await first as answer:
+        assert answer.status == 200
+    async with world.post(body=long) as answer:
+        assert answer.status == 200
+
+
+async def test_bytes_of_requests_that_failed_are_given_back(make_world: Any, kit: Any) -> None:
+    world = await make_world(memory_bytes=1_000_000, routes=kit.make_routes(gateway=LIMITS))
+
+    async def endless() -> Any:
+        while True:
+            yield b"x" * 100
+
+    for body in (b"{", kit.compact(kit.ask(model="nobody")).encode(), endless()):
+        async with world.session.post(world.url + "/v1/chat/completions", data=body, headers={"x-api-key": kit.KEY}) as answer:
+            assert answer.status in (400, 404, 413)
+    _, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port)
+    writer.write(f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: 900\r\n\r\n{{".encode())
+    await kit.until(lambda: world.path.bodies.held)
+    writer.close()
+    await kit.until(lambda: not world.path.bodies.held)
 
 
 async def test_a_body_beyond_the_limit_is_refused(make_world: Any, kit: Any) -> None:

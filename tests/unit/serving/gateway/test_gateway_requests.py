@@ -106,6 +106,15 @@ def test_what_would_end_the_engine_or_disturb_others_is_refused(field):
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize("echo", [True, 1, "true"])
+def test_echo_of_a_chat_is_refused_though_no_log_probabilities_are_asked_for(echo: object) -> None:
+    with pytest.raises(Refusal) as refused:
+        up("/v1/chat/completions", messages=[], echo=echo)
+    assert (refused.value.status, refused.value.param) == (400, "echo")
+    assert up("/v1/chat/completions", messages=[], echo=False)["echo"] is False
+    assert up("/v1/completions", prompt="hi", echo=True)["echo"] is True
+
+
 def test_log_probabilities_of_the_answer_are_served():
     assert up("/v1/completions", prompt="hi", logprobs=1, echo=False, prompt_logprobs=None)["logprobs"] == 1
 

@@ -66,6 +66,20 @@ async def test_before_the_first_routes_clients_are_sent_away(make_world: Any, ki
         assert answer.headers["Retry-After"] == "1"
 
 
+async def test_every_answer_says_the_revision(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(7))
+    key = {"x-api-key": kit.KEY}
+    for path, headers in (("/v1/models", key), ("/v1/models/dsl", key), ("/v1/models/no", key), ("/v1/models", {}), ("/nowhere", {})):
+        async with world.session.get(world.url + path, headers=headers) as answer:
+            assert answer.headers["x-graft-revision"] == "7"
+            assert answer.headers["x-request-id"]
+    for body in (kit.ask(), kit.ask(model="no"), b"{"):
+        async with world.post(body=body) as answer:
+            assert answer.headers["x-graft-revision"] == "7"
+    async with world.session.post(world.url + "/v1/messages", json=kit.ask()) as answer:
+        assert (answer.status, answer.headers["x-graft-revision"]) == (401, "7")
+
+
 async def test_without_a_token_for_the_doors_nothing_is_sent(make_world: Any, kit: Any, tmp_path: Any) -> None:
     world = await make_world()
     (tmp_path / "token").unlink()
@@ -164,6 +178,19 @@ async def test_series_of_versions_that_are_gone_are_forgotten(make_world: Any, k
     registry = CollectorRegistry()
     registry.register(world.path.metrics)
     assert kit.OLD not in generate_latest(registry).decode()
+
+
+async def test_fallbacks_never_fall_when_versions_are_forgotten(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    registry = CollectorRegistry()
+    registry.register(world.path.metrics)
+    world.announce(world.pods[0], versions=frozenset())
+    for _ in range(2):
+        async with world.post(body=kit.ask()):
+            pass
+    assert 'graft_gateway_fallbacks_total{domain="dsl"} 2.0' in generate_latest(registry).decode()
+    world.path.metrics.keep(frozenset({kit.NEW}), ["dsl"])
+    assert 'graft_gateway_fallbacks_total{domain="dsl"} 2.0' in generate_latest(registry).decode()
 
 
 async def test_draining_finishes_what_is_under_way_and_sends_clients_elsewhere(make_world: Any, kit: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from graft_api.fleet import ATTEMPT_SECONDS
 from graft_serving.gateway.agent_poll import PollTimes
 from graft_serving.gateway.discovery import Discovery, SlicesSource, StaticSource
 from graft_serving.gateway.endpoint_slices import PodAddress
@@ -170,6 +171,10 @@ async def test_a_pod_keeps_what_it_had_while_only_its_agent_is_away(agent, known
     await until(lambda: book.pods == {"a": (True, {"v1"})})
 
 
+def test_an_agent_is_away_for_longer_than_its_first_attempt_may_take():
+    assert PollTimes().agent_away > ATTEMPT_SECONDS
+
+
 async def test_a_pod_that_does_not_answer_serves_nothing(agent, known, book, until):
     known({"a": PodAddress(agent.address)})
     await until(lambda: book.pods)
@@ -229,7 +234,7 @@ async def test_pods_of_the_slices_stay_known_while_the_api_server_is_away(fake_a
     fake_api.broken = False
     fake_api.delete("prod-server-1")
     await until(lambda: said[-1] == [])
-    assert fake_api.watches[0]["labelSelector"] == "kubernetes.io/service-name=prod-server"
+    assert fake_api.watches[0]["labelSelector"] == "kubernetes.io/service-name=prod-server,graft.dev/modelendpoint=prod"
 
 
 async def test_static_pods_are_read_again_when_the_file_changes(agent, discovery, background, book, until, tmp_path):

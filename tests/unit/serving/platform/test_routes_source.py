@@ -142,3 +142,12 @@ async def test_it_comes_up_from_the_file_with_the_api_server_away(scene, routes,
     scene.fake_api.broken = False
     scene.put(routes(5))
     await until(lambda: len(scene.applied) == 3)
+
+
+async def test_routes_of_a_newer_operator_are_followed(scene, routes, until):
+    """An upgrade of the operator alone restarts no gateway: what it says in words of its own is left out."""
+    scene.start()
+    newer = routes(3).to_json() | {"someNewField": {"deep": 1}}
+    newer["gateway"]["anotherOne"] = True
+    scene.put(json.dumps(newer))
+    await until(lambda: [found.revision for found in scene.applied] == [3])
