@@ -136,7 +136,7 @@ class AgentState(Model):
     generation: Count
     """Grows with every change within a boot."""
     serving: bool
-    """The base model answers, and the pod is not draining."""
+    """The base model answers, one attempt to load what is routed was made since vLLM came up, and the pod is not draining."""
     versions: Annotated[list[VersionName], Field(max_length=64)] = Field(default_factory=list)
     """Those that may be asked for here."""
 

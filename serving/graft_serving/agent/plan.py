@@ -118,7 +118,7 @@ def plan(pod: Pod, busy: frozenset[str], now: float) -> Action | None:
             return Action(Step.UNLOAD, min(out))
         for item in pod.desired:
             # A load could push out of vLLM what may only seem not to be wanted.
-            if (action := _towards_ready(item, pod, now)):
+            if (action := _towards_ready(item, pod, now)) and not (out and action.step is Step.LOAD):
                 return action
     for name in sorted(pod.on_disk - wanted.keys() - pod.loaded.keys() - busy):
         # While vLLM is away nobody knows what it has; when it comes back it has nothing.

@@ -224,6 +224,24 @@ async def test_after_a_restart_of_vllm_gateways_hear_nothing_of_serving_until_wh
         assert (said.serving, said.versions) == (True, [version.name])
 
 
+async def test_what_was_routed_while_vllm_was_away_is_tried_before_gateways_hear_of_serving(pod: Pod, package: world.Package) -> None:
+    old, new = package.seal(), another(package, 2)
+    pod.loader.apply(world.routes([old], [package.signer.public], routed=[old.name]))
+    async with pod.running():
+        await pod.settled(old)
+        pod.vllm.up = False
+        pod.vllm.restart()
+        await pod.until(lambda: pod.board.picture.server == "Down")
+        gate = hold_the_store(pod)
+        pod.loader.apply(world.routes([new], [package.signer.public], routed=[new.name], revision=2))
+        pod.vllm.up = True
+        await pod.until(lambda: pod.board.picture.server == "Serving")
+        assert (await pod.board.state(None, 0)).serving is False
+        gate.set()
+        await pod.until(lambda: pod.board.picture.attempted)
+        assert (await pod.board.state(None, 0)).versions == [new.name]
+
+
 async def test_after_a_restart_of_vllm_the_attempt_is_bounded(pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch) -> None:
     version, new = package.seal(), another(package, 2, "sql")
     pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name]))
