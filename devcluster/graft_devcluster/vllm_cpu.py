@@ -1,8 +1,8 @@
 """
 Correct one thing in vLLM's CPU build, in the image for tests: `python vllm_cpu.py <site-packages>`.
 
-vLLM 0.32 gives requests for the base model the adapter index -1. The GPU kernels skip it; the PyTorch fallback that the CPU build uses takes
-it for Python's "last", so that a base request that shares a batch with an adapter's is answered with the weights in the last slot.
+vLLM 0.32 gives requests for the base model the adapter index -1. The GPU kernels skip it; the PyTorch fallback of the CPU build takes it
+for Python's "last", so that a base request that shares a batch with an adapter's is answered with the weights in the last slot.
 """
 
 import py_compile
