@@ -313,11 +313,13 @@ async def test_without_routes_of_the_api_server_nothing_is_unloaded(
 async def test_a_load_pushes_out_what_was_unloaded_and_no_quiet_domain(pod: Pod, package: world.Package) -> None:
     quiet, old, new = package.seal(), another(package, 2, "sql"), another(package, 3, "sql")
     pod.vllm.room = 2
-    pod.loader.apply(world.routes([quiet, old], [package.signer.public], max_loras=2))
+    pod.loader.apply(world.routes([quiet], [package.signer.public], max_loras=2))
     async with pod.running():
+        await pod.settled(quiet)  # first: of two that are fetched side by side, either may be loaded before the other
+        pod.loader.apply(world.routes([quiet, old], [package.signer.public], max_loras=2, revision=2))
         await pod.settled(quiet, old)
         assert pod.vllm.weights == [quiet.name, old.name]
-        pod.loader.apply(world.routes([quiet, new], [package.signer.public], max_loras=2, revision=2))
+        pod.loader.apply(world.routes([quiet, new], [package.signer.public], max_loras=2, revision=3))
         await pod.settled(quiet, new)
     assert set(pod.vllm.weights) == {quiet.name, new.name}
     assert not pod.vllm.read_again
