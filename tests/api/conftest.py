@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,15 @@ def aside() -> Iterator[Callable[..., Awaitable[Any]]]:
 @pytest.fixture(scope="session")
 def kubeconfig(api_server: ApiServer) -> Path:
     return api_server.kubeconfig
+
+
+@pytest.fixture(scope="module")
+def definitions(api_server: ApiServer) -> None:
+    """The CRDs of this checkout, established."""
+    command = ["kubectl", "--kubeconfig", str(api_server.kubeconfig)]
+    crds = Path(__file__).parents[2] / "crds"
+    subprocess.run([*command, "apply", "--server-side", "-f", str(crds)], check=True, capture_output=True)
+    subprocess.run([*command, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A FineTuneJob against the real API server, with the operator crashing after any of its writes: same end state."""
 
 import json
-import subprocess
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -156,17 +155,8 @@ class World:
         )
 
 
-@pytest.fixture(scope="module")
-def finetunejob_crds(api_server):
-    """The CRDs of this checkout, established."""
-    command = ["kubectl", "--kubeconfig", str(api_server.kubeconfig)]
-    crds = Path(__file__).parents[2] / "crds"
-    subprocess.run([*command, "apply", "--server-side", "-f", str(crds)], check=True, capture_output=True)
-    subprocess.run([*command, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], check=True, capture_output=True)
-
-
 @pytest.fixture
-async def world(kube, finetunejob_crds):
+async def world(kube, definitions):
     return World(kube)
 
 
@@ -248,7 +238,7 @@ async def story(world, crash_after):
     return state, crashed
 
 
-async def test_killed_after_any_write_the_operator_reaches_the_same_end(kube, finetunejob_crds):
+async def test_killed_after_any_write_the_operator_reaches_the_same_end(kube, definitions):
     undisturbed, _ = await story(World(kube), None)
     assert undisturbed["phase"] == "Succeeded"
     assert undisturbed["adapters"] == 1

@@ -1,10 +1,8 @@
 """A ModelEndpoint and its Adapters against the real API server, with the operator crashing after any of its writes: same end state."""
 
 import json
-import subprocess
 import uuid
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -188,16 +186,6 @@ class World:
     async def events(self):
         found = await self.kube.list(EVENTS, Selection(self.namespace))
         return {(event["regarding"]["kind"], event["reason"]) for event in found}
-
-
-@pytest.fixture(scope="module")
-def definitions(api_server):
-    """The CRDs as they are checked in."""
-    command = ["kubectl", "--kubeconfig", str(api_server.kubeconfig)]
-    crds = Path(__file__).parents[2] / "crds"
-    subprocess.run([*command, "apply", "--server-side", "-f", str(crds)], check=True, capture_output=True)
-    names = [f"{plural}.graft.dev" for plural in ("modelendpoints", "adapters")]
-    subprocess.run([*command, "wait", "--for=condition=Established", "crd", *names], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -2,32 +2,15 @@
 
 import json
 import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+
+from place import kill_process
 
 
 def pod_of(place, job):
     pods = place.items("pods", "-l", f"graft.dev/finetunejob={job}")
     running = [pod for pod in pods if pod["status"]["phase"] in {"Pending", "Running"} and "deletionTimestamp" not in pod["metadata"]]
     return running[-1]["metadata"]["name"] if running else None
-
-
-def kill_process(pod_uid, verb, stage=None):
-    """
-    kill -9 of `graft-trainer <verb>` in this pod alone, from the host: no exec is needed, nor allowed, for that.
-    With `stage`, only while its own progress file says so: what is reported is coalesced and may skip a short stage.
-    """
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            group = (entry / "cgroup").read_text()
-        except OSError:
-            continue
-        if pod_uid in group and f"graft-trainer {verb}" in command and (stage is None or stage_of(entry) == stage):
-            subprocess.run(["kill", "-9", entry.name], check=False)
-            return True
-    return False
 
 
 def stage_of(process):
@@ -39,12 +22,18 @@ def stage_of(process):
 
 
 def kill_at_first_sight(place, job, verb, not_in=(), stage=None):
-    """Kill the container's process as soon as it is there; the uid of its pod."""
+    """
+    Kill the container's process as soon as it is there; the uid of its pod.
+    With `stage`, only while its own progress file says so: what is reported is coalesced and may skip a short stage.
+    """
+
+    def in_stage(process):
+        return stage is None or stage_of(process) == stage
 
     def kill():
         pods = place.items("pods", "-l", f"graft.dev/finetunejob={job}")
         uids = [pod["metadata"]["uid"] for pod in pods if pod["metadata"]["uid"] not in not_in]
-        return next(({"uid": uid} for uid in uids if kill_process(uid, verb, stage)), {})
+        return next(({"uid": uid} for uid in uids if kill_process(uid, f"graft-trainer {verb}", in_stage)), {})
 
     return place.until(kill, lambda seen: "uid" in seen, 300)["uid"]
 

@@ -17,7 +17,7 @@ import anthropic
 import openai
 import packages
 import pytest
-from place import wait_for
+from place import kill_process, wait_for
 from stories import Load, Shop, ask, train
 
 
@@ -186,20 +186,6 @@ def raw_status(url, method, body=b"{}"):
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def kill_in(shop, pod, words):
-    """kill -9 of the process of a pod whose command line has these words, from the host."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            group = (entry / "cgroup").read_text()
-        except OSError:
-            continue
-        if pod["metadata"]["uid"] in group and words in command:
-            subprocess.run(["kill", "-9", entry.name], check=False)
-            return True
-    return False
-
-
 @contextmanager
 def away(chosen, program):
     """Stop a program of the cluster, as if its machine hung; let it go on afterwards."""
@@ -226,7 +212,7 @@ def test_faults_under_load(shop, first, chosen):
         with Load(shop) as load:
             time.sleep(3)
             agent = shop.pods("server")[0]
-            assert kill_in(shop, agent, "graft-serving agent")
+            assert kill_process(agent["metadata"]["uid"], "graft-serving agent")
             time.sleep(15)
         assert load.failed() == 0, load.problems[:5]
         assert len(load.served()) == 2
@@ -235,7 +221,7 @@ def test_faults_under_load(shop, first, chosen):
             time.sleep(3)
             victim = shop.pods("server")[1]
             with away(chosen, "versitygw"):  # what was fetched once is not fetched again
-                assert kill_in(shop, victim, "vllm.entrypoints")
+                assert kill_process(victim["metadata"]["uid"], "vllm.entrypoints")
                 wait_for(lambda: shop.pods("server")[1], lambda pod: not is_ready(pod), 60)
                 wait_for(lambda: {"pods": shop.pods("server")}, lambda seen: all(map(is_ready, seen["pods"])), 240)
             time.sleep(3)
@@ -246,7 +232,7 @@ def test_faults_under_load(shop, first, chosen):
 
         with Load(shop) as load:
             time.sleep(3)
-            assert kill_in(shop, shop.pods("gateway")[0], "graft-serving gateway")
+            assert kill_process(shop.pods("gateway")[0]["metadata"]["uid"], "graft-serving gateway")
             time.sleep(10)
         assert load.failed() <= 16, load.problems
         print(f"gateway killed: {load.failed()} of {sum(load.outcomes.values())} requests lost")

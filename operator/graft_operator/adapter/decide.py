@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 
 from graft_api import health
 from graft_api.adapter import AdapterPhase, AdapterStatus, Placement
-from graft_api.finetunejob import Condition as ConditionStatus
 from graft_api.fleet import REPORT_SECONDS, RETRIED, LoadFailure, ProbeReading, VersionReport, VersionState
 from graft_api.modelendpoint import ModelEndpointSpec, PodProblem
 from graft_operator.adapter.observed import Observed
 from graft_operator.engine.clock import parse_rfc3339, rfc3339
-from graft_operator.engine.conditions import Condition, set_condition, shorten
+from graft_operator.engine.conditions import shorten
 from graft_operator.engine.events import Happening
+from graft_operator.engine.summary import of_phase, phase_changed, tell
 
 RELEASE_AFTER = timedelta(minutes=5)
 """A deletion waits for the drain no longer than this: an adapter that nobody can unload must not block its namespace."""
@@ -175,35 +175,17 @@ def _effect(*, weak: bool) -> dict[str, tuple[str, str, str]]:
 
 def summarize(observed: Observed, view: View, now: datetime) -> AdapterStatus:
     """Return the status as the user should see it now."""
-    row = health.ADAPTER[view.phase]
-    told = {
-        "Ready": (row.ready, view.reason, view.message),
-        "Reconciling": (row.reconciling, view.reason, view.message if row.reconciling == "True" else ""),
-        "Stalled": (row.stalled, view.reason, view.message if row.stalled == "True" else ""),
-    } | view.extra
-    conditions = [condition.to_json() for condition in observed.status.conditions or []]
-    for kind, (truth, reason, message) in told.items():
-        conditions = set_condition(conditions, Condition(kind, truth, reason, message, observed.generation), now)
+    told = of_phase(health.ADAPTER[view.phase], view.reason, view.message) | view.extra
     facts = {
         "phase": view.phase,
         "version": observed.version,
         "observed_generation": observed.generation,
         "deleting_since": observed.deleting_since,
-        "conditions": [ConditionStatus.model_validate(condition) for condition in conditions],
+        "conditions": tell(observed.status.conditions, told, observed.generation, now),
     }
     return observed.status.model_copy(update=facts | view.facts)
 
 
 def happenings(before: AdapterStatus, after: AdapterStatus) -> list[Happening]:
     """Return the Events that a change of status deserves: transitions, never repetitions."""
-    if before.phase == after.phase or after.phase is None:
-        return []
-    ready = next((c for c in after.conditions or [] if c.type == "Ready"), None)
-    return [
-        Happening(
-            "Warning" if after.phase == "Failed" else "Normal",
-            ready.reason if ready else after.phase,
-            "Reconcile",
-            ready.message if ready else "",
-        )
-    ]
+    return phase_changed(before.phase, after.phase, after.conditions, {"Failed"})

@@ -1,7 +1,6 @@
 """The lines that connect observing, deciding and acting for one Adapter."""
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from graft_operator.engine.kube import Kube
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, MODEL_ENDPOINTS
 from graft_operator.engine.status import write_status
-from graft_operator.modelendpoint.observe import Hearsay, read_spec, server_pods
+from graft_operator.modelendpoint.observe import Hearsay, read_document, read_spec, server_pods
 
 Manifest = dict[str, Any]
 
@@ -68,8 +67,8 @@ class Adapters:
             status=parse(AdapterStatus, resource.get("status") or {}),
             deleting_since=metadata.get("deletionTimestamp"),
             has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
-            endpoint=_endpoint(endpoint, ledger),
-            routes=_routes(routes),
+            endpoint=_endpoint(endpoint, read_document(ledger, LEDGER_KEY, Ledger)[0]),
+            routes=read_document(routes, ROUTES_KEY, Routes)[0],
             servers=[pod for pod in servers if not pod.terminating],
             listening=self.hearsay.listening(),
         )
@@ -84,27 +83,13 @@ class Adapters:
         return await self.kube.merge_patch(ADAPTERS, metadata["namespace"], metadata["name"], patch)
 
 
-def _endpoint(resource: Manifest | None, ledger: Manifest | None) -> Endpoint | None:
+def _endpoint(resource: Manifest | None, ledger: Ledger | None) -> Endpoint | None:
     if resource is None:
         return None
     spec = read_spec(resource)
     named = None if isinstance(spec, Invalid) else spec.base_model.digest
     return Endpoint(
         spec=spec,
-        base_digest=named or _base_digest(ledger),
+        base_digest=named or (ledger.base_digest if ledger else None),
         deleting="deletionTimestamp" in resource["metadata"],
     )
-
-
-def _base_digest(ledger: Manifest | None) -> str | None:
-    try:
-        return parse(Ledger, json.loads(ledger["data"][LEDGER_KEY])).base_digest if ledger else None
-    except (KeyError, ValueError):
-        return None  # the endpoint's own status says that its ledger cannot be read
-
-
-def _routes(resource: Manifest | None) -> Routes | None:
-    try:
-        return parse(Routes, json.loads(resource["data"][ROUTES_KEY])) if resource else None
-    except (KeyError, ValueError):
-        return None

@@ -7,3 +7,15 @@ def is_controlled_by(child: Object, uid: str) -> bool:
     """Whether the controller of an object is the one with this uid."""
     owners = child["metadata"].get("ownerReferences") or []
     return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
+
+
+def controller_reference(kind: str, name: str, uid: str) -> Object:
+    """Return the owner reference that makes an object of ours the controller of a child."""
+    return {
+        "apiVersion": "graft.dev/v1alpha1",
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

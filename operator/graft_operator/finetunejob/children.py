@@ -15,6 +15,7 @@ from graft_api.finetunejob import ArtifactReference, FineTuneJobSpec
 from graft_api.podtemplate import PodTemplate
 from graft_api.reports import AUDIENCE, ExitCode
 from graft_api.run import RunManifest
+from graft_operator.engine.ownership import controller_reference
 from graft_operator.reports import ca
 
 Manifest = dict[str, Any]
@@ -49,14 +50,7 @@ class Parent:
 
     def owner(self) -> Manifest:
         """Return the controller reference."""
-        return {
-            "apiVersion": "graft.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
+        return controller_reference("FineTuneJob", self.name, self.uid)
 
     def metadata(self, name: str, component: str) -> Manifest:
         """Return the metadata of one child."""

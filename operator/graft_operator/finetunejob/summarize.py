@@ -8,28 +8,27 @@ from graft_api.finetunejob import FineTuneJobStatus
 from graft_api.schema import Invalid
 from graft_operator.engine.conditions import Condition, set_condition
 from graft_operator.engine.events import Happening
+from graft_operator.engine.summary import of_phase, phase_changed, tell
 from graft_operator.finetunejob.observed import Observed, View
 
 
 def summarize(observed: Observed, view: View, now: datetime) -> FineTuneJobStatus:
     """Return the status as the user should see it now."""
     row = health.FINETUNEJOB[view.phase]
-    told = {
-        "Ready": (row.ready, view.reason, view.message),
-        "Reconciling": (row.reconciling, view.reason, view.message if row.reconciling == "True" else ""),
-        "Stalled": (row.stalled, view.reason, view.message if row.stalled == "True" else ""),
-        "Succeeded": (row.succeeded, view.reason, ""),
-        "Accepted": ("Unknown", "NotEvaluated", ""),
-        "SpecChangedAfterStart": _spec_changed(observed),
-    } | view.extra
-    conditions = [condition.to_json() for condition in observed.status.conditions or []]
-    for kind, (truth, reason, message) in told.items():
-        conditions = set_condition(conditions, Condition(kind, truth, reason, message, observed.generation), now)
+    told = (
+        of_phase(row, view.reason, view.message)
+        | {
+            "Succeeded": (row.succeeded, view.reason, ""),
+            "Accepted": ("Unknown", "NotEvaluated", ""),
+            "SpecChangedAfterStart": _spec_changed(observed),
+        }
+        | view.extra
+    )
     return observed.status.model_copy(
         update={
             "phase": view.phase,
             "observed_generation": observed.generation,
-            "conditions": [ConditionStatus.model_validate(condition) for condition in conditions],
+            "conditions": tell(observed.status.conditions, told, observed.generation, now),
         }
     )
 
@@ -53,11 +52,7 @@ def happenings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Happ
         found.append(Happening("Normal", "Launched", "CreateJob", f"created Job {after.job.name}"))
     if before.adapter_ref is None and after.adapter_ref is not None:
         found.append(Happening("Normal", "AdapterCreated", "CreateAdapter", f"created Adapter {after.adapter_ref.name}"))
-    if before.phase != after.phase and after.phase is not None:
-        ready = next((c for c in after.conditions or [] if c.type == "Ready"), None)
-        reason, message = (ready.reason, ready.message) if ready else (after.phase, "")
-        found.append(Happening("Warning" if after.phase == "Failed" else "Normal", reason, "Reconcile", message))
-    return found
+    return found + phase_changed(before.phase, after.phase, after.conditions, {"Failed"})
 
 
 def _spec_changed(observed: Observed) -> tuple[str, str, str]:

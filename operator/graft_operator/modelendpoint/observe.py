@@ -78,8 +78,8 @@ async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Ma
             guard.missing(),
         ),
     )
-    ledger_document, ledger_record = _document(ledger, LEDGER_KEY, Ledger)
-    routes_document, routes_record = _document(routes, ROUTES_KEY, Routes)
+    ledger_document, ledger_record = read_document(ledger, LEDGER_KEY, Ledger)
+    routes_document, routes_record = read_document(routes, ROUTES_KEY, Routes)
     return Observed(
         parent=parent,
         generation=resource["metadata"]["generation"],
@@ -158,7 +158,8 @@ def _server_name(parent: Parent, spec: ModelEndpointSpec | Invalid) -> str:
     return children.server_name(parent)
 
 
-def _document(config_map: Manifest | None, key: str, model: type[M]) -> tuple[M | None, Record | None]:
+def read_document(config_map: Manifest | None, key: str, model: type[M]) -> tuple[M | None, Record | None]:
+    """Return the document of a record, and what a write must replace; without a document, the record says what is wrong with it."""
     if config_map is None:
         return None, None
     metadata = config_map["metadata"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from graft_api import dataplane as plane
 from graft_api.modelendpoint import ModelEndpointSpec
+from graft_operator.engine.ownership import controller_reference
 
 Manifest = dict[str, Any]
 
@@ -37,14 +38,7 @@ class Parent:
 
     def owner(self) -> Manifest:
         """Return the controller reference."""
-        return {
-            "apiVersion": "graft.dev/v1alpha1",
-            "kind": "ModelEndpoint",
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
+        return controller_reference("ModelEndpoint", self.name, self.uid)
 
     def metadata(self, name: str, component: str) -> Manifest:
         """Return the metadata of one child."""

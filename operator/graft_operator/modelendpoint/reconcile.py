@@ -44,32 +44,37 @@ AGAIN = timedelta(minutes=10).total_seconds()
 REMEMBERED = 8192
 
 
+Place = tuple[str, str, str]
+"""Owner's uid, kind, name."""
+
+
 @dataclass
 class Applied:
-    """What was applied lately, by digest: a pass that changes nothing writes nothing."""
+    """What was applied last at each place: a pass that changes nothing writes nothing."""
 
-    until: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+    last: OrderedDict[Place, tuple[bytes, float]] = field(default_factory=OrderedDict)
+    """Digest of the manifest, and until when it is believed to be still there."""
 
     def is_fresh(self, owner_uid: str, manifest: Manifest, now: float) -> bool:
         """Whether this was applied for this owner within the last ten minutes, and nothing else for it since."""
-        return now < self.until.get(_digest(owner_uid, manifest), 0.0)
+        digest, until = self.last.get(_place(owner_uid, manifest), (b"", 0.0))
+        return now < until and digest == _digest(manifest)
 
     def remember(self, owner_uid: str, manifest: Manifest, now: float) -> None:
         """Note that this is what the API server has now."""
         place = _place(owner_uid, manifest)
-        for digest in [digest for digest in self.until if digest.startswith(place)]:
-            del self.until[digest]
-        self.until[_digest(owner_uid, manifest)] = now + AGAIN
-        while len(self.until) > REMEMBERED:
-            self.until.popitem(last=False)
+        self.last[place] = _digest(manifest), now + AGAIN
+        self.last.move_to_end(place)
+        while len(self.last) > REMEMBERED:
+            self.last.popitem(last=False)
 
 
-def _place(owner_uid: str, manifest: Manifest) -> bytes:
-    return hashlib.sha256(f"{owner_uid}/{manifest['kind']}/{manifest['metadata']['name']}".encode()).digest()
+def _place(owner_uid: str, manifest: Manifest) -> Place:
+    return owner_uid, manifest["kind"], manifest["metadata"]["name"]
 
 
-def _digest(owner_uid: str, manifest: Manifest) -> bytes:
-    return _place(owner_uid, manifest) + hashlib.sha256(canonical_json(manifest)).digest()
+def _digest(manifest: Manifest) -> bytes:
+    return hashlib.sha256(canonical_json(manifest)).digest()
 
 
 @dataclass(frozen=True)

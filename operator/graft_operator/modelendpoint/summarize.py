@@ -6,7 +6,6 @@ from datetime import datetime
 
 from graft_api import health
 from graft_api.dataplane import BASE_NAME, COMPONENT_LABEL, ENDPOINT_LABEL, SERVER, gateway_service
-from graft_api.finetunejob import Condition as ConditionStatus
 from graft_api.fleet import VersionState
 from graft_api.ledger import Ledger, LedgerDomain
 from graft_api.modelendpoint import (
@@ -21,8 +20,9 @@ from graft_api.modelendpoint import (
     SwitchStatus,
 )
 from graft_api.routes import Routes, Version
-from graft_operator.engine.conditions import Condition, set_condition, shorten
+from graft_operator.engine.conditions import shorten
 from graft_operator.engine.events import Happening
+from graft_operator.engine.summary import of_phase, phase_changed, tell
 from graft_operator.modelendpoint import children, ledgers
 from graft_operator.modelendpoint.observed import Observed
 
@@ -77,19 +77,11 @@ def summarize(
     observed: Observed, view: View, serving: tuple[ModelEndpointSpec, Ledger, Routes] | None, now: datetime
 ) -> ModelEndpointStatus:
     """Return the status as the user should see it now."""
-    row = health.MODELENDPOINT[view.phase]
-    told = {
-        "Ready": (row.ready, view.reason, view.message),
-        "Reconciling": (row.reconciling, view.reason, view.message if row.reconciling == "True" else ""),
-        "Stalled": (row.stalled, view.reason, view.message if row.stalled == "True" else ""),
-    } | view.extra
-    conditions = [condition.to_json() for condition in observed.status.conditions or []]
-    for kind, (truth, reason, message) in told.items():
-        conditions = set_condition(conditions, Condition(kind, truth, reason, message, observed.generation), now)
+    told = of_phase(health.MODELENDPOINT[view.phase], view.reason, view.message) | view.extra
     update = {
         "phase": view.phase,
         "observed_generation": observed.generation,
-        "conditions": [ConditionStatus.model_validate(condition) for condition in conditions],
+        "conditions": tell(observed.status.conditions, told, observed.generation, now),
     } | (_facts(observed, *serving) if serving else {})
     return observed.status.model_copy(update=update)
 
@@ -103,17 +95,7 @@ def happenings(before: ModelEndpointStatus, after: ModelEndpointStatus) -> list[
         if switch is not None and switch != earlier.get(domain.name):
             note = f"domain {domain.name}: {switch.before} -> {switch.after}"
             found.append(Happening("Normal", "Switched", switch.reason, note))
-    if before.phase != after.phase and after.phase is not None:
-        ready = next((c for c in after.conditions or [] if c.type == "Ready"), None)
-        found.append(
-            Happening(
-                "Warning" if after.phase in {"Failed", "Degraded"} else "Normal",
-                ready.reason if ready else after.phase,
-                "Reconcile",
-                ready.message if ready else "",
-            )
-        )
-    return found
+    return found + phase_changed(before.phase, after.phase, after.conditions, {"Failed", "Degraded"})
 
 
 def acknowledging(observed: Observed, routes: Routes) -> int:
