@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft_operator.engine.leadership import LeaseTimes
-
-
-class MissingSetting(ValueError):  # noqa: N818 - says what is wrong
-    """A variable that must be there is not."""
+from graft_runtime.environment import log_level, required, whole_number
 
 
 @dataclass(frozen=True)
@@ -46,30 +43,24 @@ class Config:
 
 def from_environment(environ: Mapping[str, str]) -> Config:
     """Read GRAFT_* variables. Raises `MissingSetting`."""
-
-    def required(name: str) -> str:
-        if not (value := environ.get(name)):
-            raise MissingSetting(f"{name} is not set: the chart sets it from the Deployment")
-        return value
-
     default = LeaseTimes()
     certificate, kubeconfig = environ.get("GRAFT_REPORTS_CERTIFICATE"), environ.get("KUBECONFIG")
     return Config(
-        namespace=required("GRAFT_NAMESPACE"),
-        pod_name=required("GRAFT_POD_NAME"),
-        pod_ip=required("GRAFT_POD_IP"),
-        trainer_image=required("GRAFT_TRAINER_IMAGE"),
+        namespace=required(environ, "GRAFT_NAMESPACE"),
+        pod_name=required(environ, "GRAFT_POD_NAME"),
+        pod_ip=required(environ, "GRAFT_POD_IP"),
+        trainer_image=required(environ, "GRAFT_TRAINER_IMAGE"),
         trainer_pull_policy=environ.get("GRAFT_TRAINER_PULL_POLICY", Config.trainer_pull_policy),
-        serving_image=required("GRAFT_SERVING_IMAGE"),
+        serving_image=required(environ, "GRAFT_SERVING_IMAGE"),
         serving_pull_policy=environ.get("GRAFT_SERVING_PULL_POLICY", Config.serving_pull_policy),
-        vllm_image=required("GRAFT_VLLM_IMAGE"),
+        vllm_image=required(environ, "GRAFT_VLLM_IMAGE"),
         vllm_pull_policy=environ.get("GRAFT_VLLM_PULL_POLICY", Config.vllm_pull_policy),
         reports_service=environ.get("GRAFT_REPORTS_SERVICE", Config.reports_service),
         reports_secret=environ.get("GRAFT_REPORTS_SECRET", Config.reports_secret),
         reports_certificate_folder=Path(certificate) if certificate else None,
         policies_file=Path(environ.get("GRAFT_POLICIES_FILE", Config.policies_file)),
-        reports_port=int(environ.get("GRAFT_REPORTS_PORT", Config.reports_port)),
-        health_port=int(environ.get("GRAFT_HEALTH_PORT", Config.health_port)),
+        reports_port=whole_number(environ, "GRAFT_REPORTS_PORT", Config.reports_port),
+        health_port=whole_number(environ, "GRAFT_HEALTH_PORT", Config.health_port),
         lease=environ.get("GRAFT_LEASE", Config.lease),
         lease_times=LeaseTimes(
             duration=float(environ.get("GRAFT_LEASE_DURATION", default.duration)),
@@ -78,5 +69,5 @@ def from_environment(environ: Mapping[str, str]) -> Config:
         ),
         watch_namespaces=tuple(filter(None, environ.get("GRAFT_WATCH_NAMESPACES", "").split(","))),
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
-        log_level=environ.get("GRAFT_LOG_LEVEL", Config.log_level).upper(),
+        log_level=log_level(environ),
     )

@@ -14,20 +14,18 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL
+from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL, LEDGER_RECORD, RECORD_LABEL, ROUTES_RECORD
 from graft_api.health import TERMINAL
 from graft_operator.adapter.index import AdapterIndex, endpoint_of
 from graft_operator.adapter.reconcile import Adapters
-from graft_operator.config import Config, MissingSetting, from_environment
+from graft_operator.config import Config, from_environment
 from graft_operator.engine.clock import SystemClock
 from graft_operator.engine.controller import Controller, ReconcileMetrics
 from graft_operator.engine.credentials import load_credentials
 from graft_operator.engine.events import EventRecorder
-from graft_operator.engine.health import Checks, HealthServer
 from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.leadership import Candidate, Leadership
-from graft_operator.engine.logs import configure_logging
-from graft_operator.engine.process import Process, Service, controller_service, run_process
+from graft_operator.engine.process import LedProcess, controller_service
 from graft_operator.engine.queue import Key, WorkQueue
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, FINE_TUNE_JOBS, JOBS, MODEL_ENDPOINTS, PODS
 from graft_operator.engine.resync import Resync, ResyncSource
@@ -39,7 +37,7 @@ from graft_operator.finetunejob.reconcile import FineTuneJobs
 from graft_operator.modelendpoint.children import Platform
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
-from graft_operator.reports.ca import RECORD_LABEL, Trust
+from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import CertificateSource, FileCertificate, SecretCertificate, service_names
 from graft_operator.reports.fleet import Fleet
 from graft_operator.reports.identity import Identities
@@ -47,8 +45,15 @@ from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.server import ReportsServer
 from graft_operator.reports.service import ReportsEndpoint
 from graft_operator.reports.tls import ServingCertificate
+from graft_runtime.environment import MissingSetting
+from graft_runtime.health import Checks, HealthServer
+from graft_runtime.logs import configure_logging
+from graft_runtime.process import Service, run_process
 
 LOG = logging.getLogger(__name__)
+
+CHATTER = ("kopf.objects", "kopf.activities")
+"""kopf's word about every event that it handled."""
 
 
 def main() -> int:
@@ -58,7 +63,7 @@ def main() -> int:
     except MissingSetting as missing:
         print(missing, file=sys.stderr)
         return 2
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, words=True, quiet=CHATTER)
     return run_process(lambda: operate(config))
 
 
@@ -68,7 +73,7 @@ async def operate(config: Config) -> int:
         return await compose(config, kube).run()
 
 
-def compose(config: Config, kube: Kube) -> Process:
+def compose(config: Config, kube: Kube) -> LedProcess:
     """Wire one operator process."""
     clock, random, registry = SystemClock(), Random(), CollectorRegistry()  # noqa: S311 - spreads load, guards nothing
     identity = f"{config.pod_name}_{uuid4().hex[:8]}"
@@ -111,7 +116,7 @@ def compose(config: Config, kube: Kube) -> Process:
         Controller("modelendpoint", endpoints.reconcile, wake.endpoints, clock, metrics),
         Controller("adapter", adapters.reconcile, wake.adapters, clock, metrics),
     ]
-    process: Process
+    process: LedProcess
 
     def take_signals() -> None:
         process.take_signals()
@@ -132,7 +137,7 @@ def compose(config: Config, kube: Kube) -> Process:
         live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None},
         ready={"certificate": certificate.problem, "process": lambda: "stopping" if process.stopping else None},
     )
-    process = Process(
+    process = LedProcess(
         always=[
             Service("health", HealthServer(registry, checks, "", config.health_port).run),
             Service("certificate", certificate.run),
@@ -195,7 +200,7 @@ def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
         Watch(ADAPTERS, wake.adapters.add, wake.index.seen),
         Watch(ADAPTERS, wake.endpoints.add, endpoint_of),
         Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
-        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL} in (routes,ledger)"),
+        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"),
     ]
 
 

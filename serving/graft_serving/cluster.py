@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import aiohttp
 
+from graft_runtime.environment import MissingSetting
 from graft_serving.backoff import Backoff
-from graft_serving.environment import MissingSetting
 from graft_serving.rotated_file import RotatedFile, authority_file, token_file
 from graft_serving.trouble import Trouble
 

@@ -1,15 +1,11 @@
 """What the operator tells the containers of the data plane, through their environment."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft_api.dataplane import REPORTS_DIRECTORY, ROUTES_DIRECTORY
-
-
-class MissingSetting(ValueError):  # noqa: N818 - says what is wrong
-    """A variable is not there, or not what it must be."""
+from graft_runtime.environment import required
 
 
 @dataclass(frozen=True)
@@ -37,28 +33,3 @@ def identity_from(environ: Mapping[str, str]) -> Identity:
         reports_directory=Path(environ.get("GRAFT_REPORTS_DIRECTORY", REPORTS_DIRECTORY)),
         routes_directory=Path(environ.get("GRAFT_ROUTES_DIRECTORY", ROUTES_DIRECTORY)),
     )
-
-
-def required(environ: Mapping[str, str], name: str) -> str:
-    """Return the variable. Raises `MissingSetting`."""
-    if not (value := environ.get(name)):
-        raise MissingSetting(f"{name} is not set: the operator sets it in the pod's template")
-    return value
-
-
-def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Return the variable as a number of zero or more. Raises `MissingSetting`."""
-    text = environ.get(name, "")
-    if not text:
-        return default
-    if not text.isdecimal():
-        raise MissingSetting(f"{name} must be a whole number, not {text[:40]!r}")
-    return int(text)
-
-
-def log_level(environ: Mapping[str, str]) -> str:
-    """Return GRAFT_LOG_LEVEL. Raises `MissingSetting`."""
-    level = environ.get("GRAFT_LOG_LEVEL", "INFO").upper()
-    if level not in (levels := logging.getLevelNamesMapping()):
-        raise MissingSetting(f"GRAFT_LOG_LEVEL must be one of {', '.join(levels)}")
-    return level

@@ -5,67 +5,75 @@ An s3:// base is copied; a pvc:// base is mounted, read-only, and only proven. T
 the agent: without it nothing here counts.
 """
 
-import hashlib
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from graft_api.artifact import FileEntry
 from graft_api.dataplane import CREDENTIALS_DIRECTORY, MODEL_DIGEST_FILE, MODEL_DIRECTORY, READ_ONLY_MODEL_DIGEST_FILE
 from graft_api.fleet import LoadFailure
+from graft_runtime.digests import PICKLES, folder_digest, list_files
+from graft_runtime.environment import required
+from graft_runtime.store import Entry
 from graft_serving.agent.failure import VersionRefusedError
-from graft_serving.agent.store import Entry, Store, copy, listed, open_store
-from graft_serving.environment import required
+from graft_serving.agent.store import Store, copy, listed, open_store
 
 logger = logging.getLogger(__name__)
 
 BAD_INPUT, ENVIRONMENT = 10, 20
 """Exit codes, those of the training pods: the user must act; trying again may help."""
 MOST_BYTES = 4 * 1024**4
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
-"""Code, and mostly a second copy of the weights. Trainers do not copy them either, so they are not in the digest of an s3:// base."""
-PARALLEL = 4
 _PARTIAL = ".graft-partial"
 _DIGEST = Path(MODEL_DIGEST_FILE).name
 TERMINATION_LOG = Path("/dev/termination-log")
+BAD = frozenset(
+    {
+        LoadFailure.NOT_FOUND,
+        LoadFailure.CREDENTIALS_REFUSED,
+        LoadFailure.TOO_LARGE,
+        LoadFailure.UNSAFE_PATH,
+        LoadFailure.INVALID_ARTIFACT,
+    }
+)
+"""Refusals of a store that the user must act on."""
+
+OpenStore = Callable[[str, Path], Store]
+"""Returns the store of a URI, signed in to by the files of a folder."""
 
 
 class BaseInvalidError(Exception):
     """The user must change the base model's folder, its digest in the spec, or the credentials."""
 
 
-def run(environ: Mapping[str, str]) -> int:
+def run(environ: Mapping[str, str], open_store: OpenStore = open_store) -> int:
     """Return the exit code."""
     uri = required(environ, "GRAFT_BASE_URI")
     folder = Path(environ.get("GRAFT_MODEL_DIRECTORY", MODEL_DIRECTORY))
+    credentials = Path(environ.get("GRAFT_CREDENTIALS_DIRECTORY", CREDENTIALS_DIRECTORY))
     try:
-        digest = provide(
-            uri, environ.get("GRAFT_BASE_DIGEST", ""), folder, Path(environ.get("GRAFT_CREDENTIALS_DIRECTORY", CREDENTIALS_DIRECTORY))
-        )
+        digest = provide(uri, environ.get("GRAFT_BASE_DIGEST", ""), folder, lambda: open_store(uri, credentials))
         _write_digest(folder, Path(environ.get("GRAFT_READ_ONLY_MODEL_DIGEST_FILE", READ_ONLY_MODEL_DIGEST_FILE)), digest)
     except BaseInvalidError as error:
         return _ended(BAD_INPUT, str(error))
     except VersionRefusedError as error:
-        bad = error.reason in {LoadFailure.NOT_FOUND, LoadFailure.CREDENTIALS_REFUSED, LoadFailure.TOO_LARGE, LoadFailure.UNSAFE_PATH}
-        return _ended(BAD_INPUT if bad else ENVIRONMENT, str(error))
+        return _ended(BAD_INPUT if error.reason in BAD else ENVIRONMENT, str(error))
     except OSError as error:
         return _ended(ENVIRONMENT, f"{folder}: {error.strerror or error}")
     logger.info("the base model is here", extra={"digest": digest})
     return 0
 
 
-def provide(uri: str, wanted: str, folder: Path, credentials: Path) -> str:
+def provide(uri: str, wanted: str, folder: Path, opened: Callable[[], Store]) -> str:
     """Return the digest of the folder, which is the base model of `uri` then. `wanted` empty: whatever is found."""
-    kept = urlsplit(uri).scheme != "pvc" and _copy(open_store(uri, credentials), folder)
+    kept = urlsplit(uri).scheme != "pvc" and _copy(opened(), folder)
     found = _proven(uri, folder)
     if kept and wanted and found != wanted:  # what an earlier try left may be what is wrong
         _remove_others(folder, set())
-        _copy(open_store(uri, credentials), folder)
+        _copy(opened(), folder)
         found = _proven(uri, folder)
     if wanted and found != wanted:
         raise BaseInvalidError(f"spec.baseModel.digest: {uri} has {found}, but {wanted} is expected; correct the digest or the folder")
@@ -73,7 +81,7 @@ def provide(uri: str, wanted: str, folder: Path, credentials: Path) -> str:
 
 
 def _proven(uri: str, folder: Path) -> str:
-    files = list_files(folder)
+    files = list_files(folder, without=[_DIGEST])
     _check(files, uri)
     return folder_digest(files)
 
@@ -109,28 +117,6 @@ def _remove_others(folder: Path, wanted: set[str]) -> None:
     for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
         if str(path.relative_to(folder)) not in wanted:
             path.unlink()
-
-
-def list_files(folder: Path) -> list[FileEntry]:
-    """List every file of the folder but our own, with its sha256."""
-    found = sorted((str(file.relative_to(folder)), file) for file in folder.rglob("*") if file.is_file())
-    ours = [(path, file) for path, file in found if path != _DIGEST]
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        digests = pool.map(_sha256, (file for _, file in ours))
-        return [
-            FileEntry(path=path, size_bytes=file.stat().st_size, sha256=digest) for (path, file), digest in zip(ours, digests, strict=True)
-        ]
-
-
-def folder_digest(files: list[FileEntry]) -> str:
-    """Return `sha256:` over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them."""
-    lines = sorted(f"{file.sha256}  {file.path}\n" for file in files)
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(files: list[FileEntry], uri: str) -> None:

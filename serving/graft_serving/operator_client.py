@@ -20,13 +20,16 @@ from typing import Literal
 
 import aiohttp
 
+from graft_api.collect import CollectorReport
 from graft_api.fleet import REPORT_SECONDS, AgentReport, GatewayReport
 from graft_api.schema import canonical_json
 from graft_serving.backoff import Backoff
 from graft_serving.rotated_file import RotatedFile, authority_file, token_file
 from graft_serving.trouble import Trouble
 
-Picture = Callable[[int], AgentReport | GatewayReport]
+Role = Literal["agent", "gateway", "collector"]
+Report = AgentReport | GatewayReport | CollectorReport
+Picture = Callable[[int], Report]
 """Builds the report with the given sequence number, of this moment."""
 
 
@@ -53,7 +56,7 @@ class ReportTarget:
     authority: RotatedFile[ssl.SSLContext] | None
 
 
-def report_target(base: str, namespace: str, endpoint: str, role: Literal["agent", "gateway"], directory: Path) -> ReportTarget:
+def report_target(base: str, namespace: str, endpoint: str, role: Role, directory: Path) -> ReportTarget:
     """Return the target of a pod's reports; `directory` holds token and ca.crt."""
     url = f"{base.rstrip('/')}/v1/namespaces/{namespace}/modelendpoints/{endpoint}/{role}"
     authority = authority_file(directory / "ca.crt") if url.startswith("https:") else None
@@ -106,7 +109,7 @@ class OperatorClient:
         except TimeoutError:
             pass
 
-    async def _send(self, session: aiohttp.ClientSession, report: AgentReport | GatewayReport) -> str | None:
+    async def _send(self, session: aiohttp.ClientSession, report: Report) -> str | None:
         """Return what went wrong, None if nothing did."""
         timeout = aiohttp.ClientTimeout(total=self._times.answer, sock_connect=self._times.connect)
         try:

@@ -1,7 +1,7 @@
 """
 The newest routes: from the mounted file until the API server has answered, from its watch afterwards.
 
-What is lower than what is known, broken, or of another endpoint changes nothing: the last good routes stay.
+What is lower than what is known, broken, of another endpoint, or not written by the operator changes nothing: the last good routes stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from graft_api.dataplane import ROUTES_KEY, routes_name
+from graft_api.dataplane import RECORD_LABEL, ROUTES_KEY, ROUTES_RECORD, routes_name
 from graft_api.routes import Routes
 from graft_api.schema import Invalid, parse
 from graft_serving.cluster import ApiServer, Changed, Listed, Object
@@ -40,6 +40,8 @@ class RoutesSource:
         self._poll_seconds = poll_seconds
         self.watched = False
         """Whether the API server has said what the routes are; until then they are the file's, which may be old."""
+        self._foreign = False
+        """What lies under the name is somebody else's, and so is the mounted file, which has no labels to tell it by."""
         self._offered: str | None = None
 
     async def run(self, apply: Apply) -> None:
@@ -56,7 +58,8 @@ class RoutesSource:
         still hold routes of the old one, which would count as newer.
         """
         while not self.watched:
-            self._look(apply)
+            if not self._foreign:
+                self._look(apply)
             await asyncio.sleep(self._poll_seconds)
 
     def _look(self, apply: Apply) -> None:
@@ -70,6 +73,10 @@ class RoutesSource:
         path = f"/api/v1/namespaces/{self._namespace}/configmaps"
         async for event in api.watch(path, {"fieldSelector": f"metadata.name={routes_name(self._endpoint)}"}):
             for item in _present(event):
+                self._foreign = not _is_record(item)
+                if self._foreign:
+                    logger.error("the routes are ignored: ConfigMap %s is not the operator's", routes_name(self._endpoint))
+                    continue
                 self.watched = True
                 self._offer((item.get("data") or {}).get(ROUTES_KEY, ""), apply)
 
@@ -98,6 +105,11 @@ class RoutesSource:
         if (routes.endpoint.namespace, routes.endpoint.name) != (self._namespace, self._endpoint):
             raise Invalid([f"endpoint: must be {self._namespace}/{self._endpoint}"])
         return routes
+
+
+def _is_record(item: Object) -> bool:
+    """Whether the operator wrote it: nobody else may set the label (policy graft-records), and anybody may take the name."""
+    return bool((item["metadata"].get("labels") or {}).get(RECORD_LABEL) == ROUTES_RECORD)
 
 
 def _present(event: Listed | Changed) -> tuple[Object, ...]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_credentials_that_are_refused_are_named(gateway: s3world.Gateway, store:
 
 
 def test_a_server_that_is_away_is_the_environments_fault(gateway: s3world.Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "RETRIES", 1)
+    monkeypatch.setattr(s3, "LIMITS", replace(s3.LIMITS, retries=1))
     away = open_store("s3://bucket/x", gateway.credentials(tmp_path / "away", AWS_ENDPOINT_URL="http://127.0.0.1:9"))
 
     with pytest.raises(EnvironmentFailureError) as raised:

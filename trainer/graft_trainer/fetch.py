@@ -11,15 +11,16 @@ from graft_api.artifact import BaseModelIdentity, BaseModelLock, FileEntry
 from graft_api.finetunejob import BaseModelSource
 from graft_api.reports import Reason
 from graft_api.schema import canonical_json
+from graft_runtime.digests import PICKLES, folder_digest, list_files
+from graft_runtime.store import Entry
 from graft_trainer.errors import BadInputError, EnvironmentFailureError
-from graft_trainer.folder import PARALLEL, folder_digest, list_files
+from graft_trainer.folder import PARALLEL
 from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.sources import find_base_model
-from graft_trainer.store import Entry, Store
+from graft_trainer.store import Store
 
 logger = logging.getLogger(__name__)
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 TEMPLATE_FILE = "chat_template.jinja"
 

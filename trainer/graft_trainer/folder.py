@@ -4,7 +4,6 @@ Folders that prove themselves: every file listed with size and sha256, the list 
 The store never sees a list before the files it lists, so what has no valid list was never finished.
 """
 
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,29 +12,10 @@ from pydantic import ValidationError
 
 from graft_api.artifact import CHECKPOINT_LIST, CheckpointList, FileEntry
 from graft_api.schema import canonical_json
+from graft_runtime.digests import list_files
 from graft_trainer.store import Store
 
-CHUNK = 1024 * 1024
 PARALLEL = 8
-
-
-def file_sha256(path: Path) -> str:
-    """Return the file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def list_files(folder: Path, without: Iterable[str] = ()) -> list[FileEntry]:
-    """List every regular file below `folder` by its relative path, sorted."""
-    left_out = set(without)
-    found = sorted((str(file.relative_to(folder)), file) for file in folder.rglob("*") if file.is_file())
-    return [FileEntry(path=path, size_bytes=file.stat().st_size, sha256=file_sha256(file)) for path, file in found if path not in left_out]
-
-
-def folder_digest(files: Iterable[FileEntry]) -> str:
-    """Return `sha256:` over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them."""
-    lines = sorted(f"{file.sha256}  {file.path}\n" for file in files)
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def differences(folder: Path, listed: list[FileEntry], without: Iterable[str] = ()) -> list[str]:

@@ -10,9 +10,9 @@ from graft_api.artifact import DATASET_LOCK, RunLock, SourceLock
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json
+from graft_runtime.digests import file_sha256
 from graft_trainer.errors import BadInputError, EnvironmentFailureError
 from graft_trainer.fetch import fetch, listing
-from graft_trainer.folder import file_sha256
 from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.sources import find_base_model, find_data
 from graft_trainer.store import Store

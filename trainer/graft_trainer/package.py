@@ -23,7 +23,7 @@ from graft_api.artifact import (
 from graft_api.finetunejob import Stage
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json
-from graft_trainer import folder
+from graft_runtime.digests import list_files
 from graft_trainer.fetch import BaseModel
 from graft_trainer.model_card import model_card
 from graft_trainer.records import EvaluationRecord, Outcome
@@ -59,7 +59,7 @@ def write_package(contents: Contents, trained: Path, target: Path, seconds: Mapp
     (target / MODEL_CARD).write_text(model_card(described, contents.outcome.step), encoding="utf-8")
     for file in target.iterdir():
         file.chmod(0o644)  # safetensors writes 0600
-    listed = described.model_copy(update={"files": folder.list_files(target)})
+    listed = described.model_copy(update={"files": list_files(target)})
     (target / MANIFEST).write_bytes(canonical_json(listed.to_json()))
 
 

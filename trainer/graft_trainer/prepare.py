@@ -8,9 +8,9 @@ from graft_api.artifact import RunLock
 from graft_api.finetunejob import DatasetSummary, FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
+from graft_runtime.digests import file_sha256
 from graft_trainer.errors import BadInputError
 from graft_trainer.fetch import BaseModel
-from graft_trainer.folder import file_sha256
 from graft_trainer.layout import Mounts, WorkFolder
 from graft_trainer.lock import keep_or_compare
 from graft_trainer.mixture import write_in_order

@@ -3,15 +3,15 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from model_signing import hashing, signing, verifying
+from model_signing import signing
 
 from graft_api.artifact import MANIFEST, SIGNATURE
 from graft_api.reports import Reason
+from graft_runtime.signatures import signed_bytes, verify
 from graft_trainer import folder
 from graft_trainer.commit import Committed, untrusted
 from graft_trainer.errors import BadInputError
@@ -22,7 +22,7 @@ def sign(package: Path, key: Path) -> None:
     """Sign the folder, manifest included, with the elliptic key."""
     signature = package / SIGNATURE
     signature.unlink(missing_ok=True)
-    signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(_everything(signature)).sign(package, signature)
+    signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(signed_bytes(signature)).sign(package, signature)
 
 
 def check_signed(store: Store, committed: Committed, key: Path, target: Path) -> None:
@@ -53,14 +53,10 @@ def _verify(store: Store, artifact: Path, key: Path) -> None:
             "if you did not, somebody else put the result there"
         )
         raise BadInputError(Reason.SIGNING_KEY_INVALID, message)
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(public)
-        file.flush()
-        verifier = verifying.Config().use_elliptic_key_verifier(public_key=file.name).set_hashing_config(_everything(signature))
-        try:
-            verifier.verify(artifact, signature)
-        except ValueError as error:
-            raise untrusted(store, f"{SIGNATURE} does not verify") from error
+    try:
+        verify(artifact, signature, public)
+    except ValueError as error:
+        raise untrusted(store, f"{SIGNATURE} does not verify") from error
 
 
 def _signer(signature: Path) -> str | None:
@@ -70,8 +66,3 @@ def _signer(signature: Path) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return hint
-
-
-def _everything(signature: Path) -> hashing.Config:
-    # By default model-signing leaves files such as .gitignore out of what it signs.
-    return hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)

@@ -6,9 +6,10 @@ from urllib.parse import unquote, urlsplit
 
 from graft_api.finetunejob import BaseModelSource, FineTuneJobSpec
 from graft_api.reports import Reason
+from graft_runtime.store import Entry
 from graft_trainer.errors import BadInputError
 from graft_trainer.layout import Mounts
-from graft_trainer.store import Entry, Store, open_store, split_object
+from graft_trainer.store import Store, open_store, split_object
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from graft_api.artifact import SourceLock
 from graft_api.dataset import Dataset
 from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.reports import Reason
+from graft_runtime.digests import file_sha256
 from graft_trainer.errors import BadInputError
-from graft_trainer.folder import file_sha256
 from graft_trainer.mixture import TrainPart
 from graft_trainer.rows import Row, RowInvalidError, RowReader, share_of
 from graft_trainer.sources import DataFile

@@ -10,24 +10,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from graft_api.reports import Reason
+from graft_runtime.store import Entry
 from graft_trainer.errors import BadInputError, EnvironmentFailureError
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One object of a store."""
-
-    path: str
-    """Relative to the store's URI."""
-    size_bytes: int
-    version: str
-    """etag; empty for files."""
 
 
 class Store(Protocol):
@@ -76,9 +65,9 @@ def open_store(uri: str, credentials: Path) -> Store:
     if parts.scheme == "file":
         return FileStore(uri)
     if parts.scheme == "s3":
-        from graft_trainer.s3 import S3Store, read_credentials  # noqa: PLC0415 - file:// runs need no S3 client
+        from graft_trainer.s3 import S3Store  # noqa: PLC0415 - file:// runs need no S3 client
 
-        return S3Store(uri, read_credentials(credentials))
+        return S3Store(uri, credentials)
     raise BadInputError(Reason.UNSUPPORTED, f"{uri}: only s3:// and file:// can be read and written")
 
 
@@ -106,7 +95,7 @@ class FileStore:
         """See `Store`."""
         with _as_run_failure(self.uri):
             target = self._root / path
-            return Entry(path, target.stat().st_size, "") if target.is_file() else None
+            return Entry(path, target.stat().st_size) if target.is_file() else None
 
     def read(self, path: str) -> bytes | None:
         """See `Store`."""
@@ -157,7 +146,7 @@ class FileStore:
             found = (file for file in start.rglob("*") if file.is_file() and not file.name.startswith((".create-", ".whole-")))
             named = ((str(file.relative_to(self._root)), file) for file in found)
             return sorted(
-                (Entry(path, file.stat().st_size, "") for path, file in named if path.startswith(prefix)), key=lambda entry: entry.path
+                (Entry(path, file.stat().st_size) for path, file in named if path.startswith(prefix)), key=lambda entry: entry.path
             )
 
     def delete(self, path: str) -> None:

@@ -58,6 +58,10 @@ class Gone(KubeError):
 class Invalid(KubeError):
     """422 or 400: the object is refused; `causes` names the fields."""
 
+    def told(self) -> str:
+        """What its author must change, or all that the API server has said."""
+        return "; ".join(f"{cause.field}: {cause.message}" for cause in self.causes) or str(self)
+
 
 class Forbidden(KubeError):
     """403: no right to do this, or an admission policy refused it."""

@@ -111,7 +111,7 @@ class Watcher:
     All watches of the process. `run` ends only by raising: then a stream is lost for good and the process must end.
 
     Without `namespaces`: of the whole cluster. kopf takes SIGTERM for itself when it starts; `on_spawned` is called right
-    after that, for the process to take it back (see process.py).
+    after that, for the process to take it back (see `LedProcess`).
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft_api import run as paths
+from graft_api.dataplane import RECORD_LABEL
 from graft_api.finetunejob import ArtifactReference, FineTuneJobSpec
 from graft_api.podtemplate import PodTemplate
 from graft_api.reports import AUDIENCE, ExitCode
@@ -107,7 +108,7 @@ def adapter_name(job: str, artifact: ArtifactReference) -> str:
 def run_manifest(parent: Parent, manifest: RunManifest) -> Manifest:
     """Build the immutable ConfigMap that the pods read."""
     metadata = parent.metadata(manifest_name(parent), "trainer")
-    metadata["labels"] |= {ca.RECORD_LABEL: "manifest"}
+    metadata["labels"] |= {RECORD_LABEL: "manifest"}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -92,8 +92,7 @@ class FineTuneJobs:
         except NameTaken as taken:
             return decide.refused(observed, now, Failure(reason="NameConflict", message=str(taken)))
         except RefusedByServer as refusal:
-            told = "; ".join(f"{cause.field}: {cause.message}" for cause in refusal.causes) or str(refusal)
-            return decide.refused(observed, now, Failure(reason="InvalidSpec", message=told[:1000]))
+            return decide.refused(observed, now, Failure(reason="InvalidSpec", message=refusal.told()[:1000]))
         except Forbidden as refusal:
             return decide.forbidden(observed, now, str(refusal))
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 
+from graft_api.dataplane import RECORD_LABEL
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import CONFIG_MAPS, SERVICE_ACCOUNTS, Object
@@ -15,7 +16,6 @@ from graft_operator.engine.resources import CONFIG_MAPS, SERVICE_ACCOUNTS, Objec
 CONFIG_MAP = "graft-ca"
 CA_KEY = "ca.crt"
 TRAINER_SERVICE_ACCOUNT = "graft-trainer"
-RECORD_LABEL = "graft.dev/record"
 APPLY_AGAIN = timedelta(minutes=10)
 """Heals what somebody deleted: an administrator may, the policies keep everybody else away."""
 CACHE_SIZE = 4096

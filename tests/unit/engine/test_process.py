@@ -1,11 +1,22 @@
 import asyncio
+import gc
 import os
 import signal
 from datetime import timedelta
 
 import pytest
 
-from graft_operator.engine.process import Process, Service
+from graft_operator.engine.process import LedProcess
+from graft_runtime.process import Service
+
+
+@pytest.fixture(autouse=True)
+def collector():
+    """Put the collector of cycles back as it was."""
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
 
 
 class Lease:
@@ -65,19 +76,18 @@ async def turns():
 )
 async def test_whatever_ends_by_itself_ends_the_process_with_1_and_the_lease_is_released(always, leading):
     lease = Lease()
-    process = Process([Service("a", run) for run in always], [Service("l", run) for run in leading], lease)
+    process = LedProcess([Service("a", run) for run in always], [Service("l", run) for run in leading], lease)
     assert await asyncio.wait_for(process.run(), 1) == 1
     assert lease.released
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_the_process_with_0(number):
+async def test_a_signal_stops_the_process_with_0():
     lease = Lease()
-    process = Process([Service("a", forever)], [Service("l", forever)], lease)
+    process = LedProcess([Service("a", forever)], [Service("l", forever)], lease)
 
     async def send():
         await turns()
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     assert await stopped(process, after=send) == 0
     assert lease.released
@@ -92,7 +102,7 @@ async def test_only_the_leader_starts_what_leading_means():
         started.append(True)
         await forever()
 
-    process = Process([Service("a", forever)], [Service("l", work)], lease)
+    process = LedProcess([Service("a", forever)], [Service("l", work)], lease)
     task = asyncio.ensure_future(process.run())
     await turns()
     assert not started
@@ -120,7 +130,7 @@ async def test_stopping_lets_work_finish_and_only_then_releases_the_lease():
         finish.set()
         await turns()
 
-    process = Process([], [Service("controller", work, drain)], lease)
+    process = LedProcess([], [Service("controller", work, drain)], lease)
 
     async def stop():
         await turns()
@@ -133,7 +143,7 @@ async def test_stopping_lets_work_finish_and_only_then_releases_the_lease():
 
 async def test_work_that_does_not_finish_in_time_is_cancelled():
     lease = Lease()
-    process = Process([], [Service("controller", forever, forever)], lease, patience=timedelta(milliseconds=10))
+    process = LedProcess([], [Service("controller", forever, forever)], lease, patience=timedelta(milliseconds=10))
 
     async def stop():
         await turns()
@@ -144,7 +154,7 @@ async def test_work_that_does_not_finish_in_time_is_cancelled():
 
 
 async def test_a_candidate_that_never_led_can_be_stopped():
-    process = Process([Service("a", forever)], [Service("l", forever)], Lease(granted=False))
+    process = LedProcess([Service("a", forever)], [Service("l", forever)], Lease(granted=False))
 
     async def stop():
         await turns()
@@ -154,7 +164,7 @@ async def test_a_candidate_that_never_led_can_be_stopped():
 
 
 async def test_a_process_without_leadership_runs_everything():
-    process = Process([Service("a", forever)], [Service("l", forever)], None)
+    process = LedProcess([Service("a", forever)], [Service("l", forever)], None)
 
     async def stop():
         await turns()

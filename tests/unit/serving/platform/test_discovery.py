@@ -10,6 +10,7 @@ from graft_api.fleet import ATTEMPT_SECONDS
 from graft_serving.gateway.agent_poll import PollTimes
 from graft_serving.gateway.discovery import Discovery, SlicesSource, StaticSource
 from graft_serving.gateway.endpoint_slices import PodAddress
+from graft_serving.gateway.pod_memory import PodMemory
 from graft_serving.rotated_file import token_file
 
 QUICK = PollTimes(connect=0.3, answer=0.6, agent_away=0.3, first_pause=0.01, longest_pause=0.05, apart=0.02)
@@ -216,14 +217,14 @@ def endpoint_slice(*pods, **conditions):
     return {"endpoints": endpoints}
 
 
-async def test_pods_of_the_slices_stay_known_while_the_api_server_is_away(fake_api, api, background, until):
+async def test_pods_of_the_slices_stay_known_while_the_api_server_is_away(fake_api, api, background, until, tmp_path):
     said = []
 
     class Listener:
         def known(self, pods):
             said.append(sorted(pods))
 
-    background(SlicesSource(api, "team", "prod").run(Listener()))
+    background(SlicesSource(api, "team", "prod", PodMemory(tmp_path / "pods.json")).run(Listener()))
     await until(lambda: said == [[]])
     fake_api.put("prod-server-1", **endpoint_slice((1, "a"), (2, "b")))
     await until(lambda: said[-1] == ["a", "b"])
@@ -235,6 +236,40 @@ async def test_pods_of_the_slices_stay_known_while_the_api_server_is_away(fake_a
     fake_api.delete("prod-server-1")
     await until(lambda: said[-1] == [])
     assert fake_api.watches[0]["labelSelector"] == "kubernetes.io/service-name=prod-server,graft.dev/modelendpoint=prod"
+
+
+async def test_a_gateway_that_is_restarted_while_the_api_server_is_away_still_knows_its_pods(api, fake_api, background, until, tmp_path):
+    memory, said = tmp_path / "pods.json", []
+
+    class Listener:
+        def known(self, pods):
+            said.append({name: pod.address for name, pod in pods.items()})
+
+    fake_api.put("prod-server-1", **endpoint_slice((1, "a"), (2, "b")))
+    background(SlicesSource(api, "team", "prod", PodMemory(memory)).run(Listener()))
+    await until(lambda: said and len(said[-1]) == 2 and memory.exists())
+    fake_api.broken = True
+    fake_api.cut()
+    before, said[:] = said[-1], []
+    background(SlicesSource(api, "team", "prod", PodMemory(memory)).run(Listener()))
+    await until(lambda: said == [before])
+    fake_api.broken = False
+    fake_api.delete("prod-server-1")
+    await until(lambda: said[-1] == {} and PodMemory(memory).recall() == {})
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[{", b'{"a": 1}', b"[1]"])
+def test_what_is_remembered_of_no_pods_is_none(tmp_path, content):
+    memory = tmp_path / "pods.json"
+    if content is not None:
+        memory.write_bytes(content)
+    assert PodMemory(memory).recall() == {}
+
+
+def test_a_pod_that_is_about_to_go_is_not_remembered(tmp_path):
+    memory = PodMemory(tmp_path / "pods.json")
+    memory.keep({"a": PodAddress("10.0.0.1:8000"), "b": PodAddress("10.0.0.2:8000", terminating=True)})
+    assert memory.recall() == {"a": PodAddress("10.0.0.1:8000")}
 
 
 async def test_static_pods_are_read_again_when_the_file_changes(agent, discovery, background, book, until, tmp_path):

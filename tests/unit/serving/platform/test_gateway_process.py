@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from graft_serving.environment import MissingSetting
+from graft_runtime.environment import MissingSetting
 from graft_serving.gateway.main import compose, config_from
 
 ANSWER = {"id": "1", "model": "base", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}

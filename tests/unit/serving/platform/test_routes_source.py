@@ -5,6 +5,8 @@ import pytest
 
 from graft_serving.routes_source import RoutesSource
 
+RECORD = {"graft.dev/record": "routes", "graft.dev/modelendpoint": "prod"}
+
 
 def document(routes):
     return routes if isinstance(routes, str) else json.dumps(routes.to_json())
@@ -25,8 +27,9 @@ class Scene:
         self._background(source.run(apply or self.applied.append))
         return source
 
-    def put(self, routes):
-        self.fake_api.put("prod-routes", data={"routes.json": document(routes)})
+    def put(self, routes, labels=RECORD):
+        metadata = {"name": "prod-routes", "labels": labels}
+        self.fake_api.put("prod-routes", metadata=metadata, data={"routes.json": document(routes)})
 
     def mount(self, routes):
         (self.folder / "new").write_text(document(routes))
@@ -151,3 +154,29 @@ async def test_routes_of_a_newer_operator_are_followed(scene, routes, until):
     newer["gateway"]["anotherOne"] = True
     scene.put(json.dumps(newer))
     await until(lambda: [found.revision for found in scene.applied] == [3])
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"graft.dev/record": "ledger"}, {"graft.dev/modelendpoint": "prod"}])
+async def test_what_somebody_else_has_under_the_name_is_ignored_in_watch_list_and_mounted_file(labels, scene, routes, until, caplog):
+    scene.put(routes(7), labels)
+    source = scene.start()
+    await until(lambda: "not the operator's" in caplog.text)
+    scene.mount(routes(8))  # the kubelet mounts by name
+    scene.put(routes(9), labels)
+    await until(lambda: caplog.text.count("not the operator's") == 2)
+    await asyncio.sleep(0.05)
+    assert (scene.applied, source.watched) == ([], False)
+    scene.fake_api.delete("prod-routes")
+    scene.put(routes(1))
+    await until(lambda: scene.applied)
+    assert (scene.revisions, source.watched) == ([(1, 1)], True)
+
+
+async def test_somebody_else_s_object_does_not_replace_what_holds(scene, routes, until, caplog):
+    scene.put(routes(1))
+    source = scene.start()
+    await until(lambda: scene.applied)
+    scene.fake_api.delete("prod-routes")
+    scene.put(routes(9), None)
+    await until(lambda: "not the operator's" in caplog.text)
+    assert (scene.revisions, source.watched) == ([(1, 1)], True)

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 from aiohttp.test_utils import TestServer, unused_port
 
+from graft_runtime.environment import MissingSetting
 from graft_serving.cluster import ApiAddress, ApiError, ApiServer, ApiTimes, Changed, Listed, api_address_from
-from graft_serving.environment import MissingSetting
 from graft_serving.rotated_file import token_file
 
 QUICK = ApiTimes(connect=0.5, answer=0.5, stream=2, silent=0.3, first_pause=0.01, longest_pause=0.05)

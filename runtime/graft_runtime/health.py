@@ -2,7 +2,7 @@
 /livez, /readyz and /metrics, on a port of their own.
 
 /livez fails only for what a restart can cure: an event loop that does not answer, a watch without a living task. It does
-not fail because the API server is away.
+not fail because somebody else is away. /readyz says whether this replica could do its work now, and what is missing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -28,9 +29,13 @@ class Checks:
 
 
 class HealthServer:
-    """Serves until cancelled. `port` 0 takes a free one, which `port` then says."""
+    """
+    Serves until cancelled.
 
-    def __init__(self, registry: CollectorRegistry, checks: Checks, host: str, port: int) -> None:
+    `registry` None: no /metrics. `host` empty: on all addresses. `port` 0 takes a free one, which `port` then says.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None, checks: Checks, host: str, port: int) -> None:
         self._registry = registry
         self._checks = checks
         self._host = host
@@ -38,7 +43,8 @@ class HealthServer:
         self.started = asyncio.Event()
 
     async def run(self) -> None:
-        runner = web.AppRunner(self.application(), access_log=None, handle_signals=False)
+        """Run until cancelled."""
+        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
         await runner.setup()
         try:
             site = web.TCPSite(runner, self._host, self.port)
@@ -49,11 +55,12 @@ class HealthServer:
         finally:
             await runner.cleanup()
 
-    def application(self) -> web.Application:
+    def _application(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/metrics", self._metrics)
+        if self._registry is not None:
+            app.router.add_get("/metrics", partial(_metrics, self._registry))
         return app
 
     async def _live(self, _: web.Request) -> web.Response:
@@ -62,8 +69,9 @@ class HealthServer:
     async def _ready(self, _: web.Request) -> web.Response:
         return _answer(self._checks.ready)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+
+async def _metrics(registry: CollectorRegistry, _: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
 
 def _answer(checks: Mapping[str, Check]) -> web.Response:
