@@ -43,8 +43,12 @@ def paired_difference(base: Sequence[bool], adapter: Sequence[bool], z: float = 
     return tango(only_adapter, only_base, len(base), z)
 
 
-def tango(plus: int, minus: int, examples: int, z: float = Z95) -> Interval:
-    """Return Tango's interval from the discordant counts: `plus` pairs count for the difference, `minus` against it."""
+def tango(plus: float, minus: float, examples: float, z: float = Z95) -> Interval:
+    """
+    Return Tango's interval from the discordant counts: `plus` pairs count for the difference, `minus` against it.
+
+    Counts of clustered pairs are divided by their design effect first, so they need not be whole.
+    """
     estimate = (plus - minus) / examples
 
     def statistic(difference: float) -> float:
@@ -56,7 +60,7 @@ def tango(plus: int, minus: int, examples: int, z: float = Z95) -> Interval:
     return Interval(estimate=estimate, low=low, high=high)
 
 
-def _tango_score(plus: int, minus: int, examples: int, difference: float) -> float:
+def _tango_score(plus: float, minus: float, examples: float, difference: float) -> float:
     """Return the score statistic of one hypothetical difference (Tango 1998, equations 6 and 7)."""
     n = examples
     b = -plus - minus + (2 * n - plus + minus) * difference

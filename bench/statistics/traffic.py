@@ -1,0 +1,73 @@
+"""Pairs whose truth is known: conversations of many sizes, answers that resemble each other within one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft_evaluation.paired.batch import Batch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How pairs fall into conversations."""
+
+    conversations: int
+    sizes: Literal["one", "geometric", "skewed"] = "geometric"
+    heavy: float = 0.0
+    """Share of all pairs that belong to the first conversation."""
+    alike: float = 0.2
+    """Correlation of two pairs' latent values within a conversation."""
+
+    def draw(self, chance: np.random.Generator) -> NDArray[np.intp]:
+        """Return each pair's conversation."""
+        if self.sizes == "one":
+            sizes = np.ones(self.conversations, int)
+        elif self.sizes == "geometric":
+            sizes = chance.geometric(1 / 3, self.conversations)
+        else:
+            sizes = np.minimum(np.ceil(chance.lognormal(0.5, 1, self.conversations)), 100).astype(int)
+        if self.heavy:
+            sizes[0] = max(1, round(sizes[1:].sum() * self.heavy / (1 - self.heavy)))
+        return np.repeat(np.arange(self.conversations), sizes)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One metric's marginal distributions; the candidate's is the incumbent's, moved by a change that is known."""
+
+    family: Literal["events", "scores", "tokens", "seconds"]
+    level: float
+    """Share of events; mean of scores; median of tokens and seconds."""
+    change: float
+    """Candidate minus incumbent (events, scores), or as a share of the incumbent (tokens, seconds)."""
+
+    def values(self, latent: NDArray[np.float64], *, candidate: bool) -> NDArray[np.float64]:
+        """Return values from standard normal latents."""
+        if self.family == "events":
+            share = self.level + (self.change if candidate else 0.0)
+            return (latent < NormalDist().inv_cdf(share)).astype(float)
+        if self.family == "scores":
+            # A triangle-like bounded score would not shift: mean and margin are what matters here.
+            return self.level + 0.2 * latent + (self.change if candidate else 0.0)
+        return self.level * np.exp(0.5 * latent) * (1 + self.change if candidate else 1.0)
+
+
+def batch(shape: Shape, truth: Truth, chance: np.random.Generator) -> Batch:
+    """Return one test's pairs. Sides share half of what is their conversation's and a part of what is the request's own."""
+    conversation = shape.draw(chance)
+    pairs = len(conversation)
+    common, own = chance.standard_normal((3, shape.conversations)), chance.standard_normal((3, pairs))
+    sides = []
+    for side in (1, 2):
+        together = np.sqrt(0.5) * common[0] + np.sqrt(0.5) * common[side]
+        alone = np.sqrt(0.4) * own[0] + np.sqrt(0.6) * own[side]
+        sides.append(np.sqrt(shape.alike) * together[conversation] + np.sqrt(1 - shape.alike) * alone)
+    keys = chance.integers(0, 2**64, shape.conversations, np.uint64)[conversation]
+    first = np.concatenate([[True], conversation[1:] != conversation[:-1]])
+    values = [truth.values(latent, candidate=index == 1)[None] for index, latent in enumerate(sides)]
+    return Batch(keys, first, np.arange(pairs), values[0], values[1])

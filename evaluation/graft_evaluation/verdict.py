@@ -1,0 +1,217 @@
+"""
+The verdict of a shadow test: pure, and read once.
+
+Every metric is one one-sided test at 2.5 %; all primaries and all guardrails must pass, so together they need no correction
+(intersection-union: Berger 1982, Technometrics 24:295). Before the horizon only harm, a broken instrument or a switched incumbent
+end a test; there is no early success. Standard library and graft_api only: the operator reads verdicts without numpy.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from graft_api.comparison import (
+    Clock,
+    Comparison,
+    Contrast,
+    Estimate,
+    Exclusion,
+    Limits,
+    Metric,
+    MetricReading,
+    MetricVerdict,
+    Outcome,
+    Role,
+    Verdict,
+)
+from graft_evaluation.paired.sentences import describe, describe_first_turn, describe_harm, describe_instrument
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that decides, before or instead of the metrics."""
+
+    outcome: Outcome
+    reason: str
+
+
+def verdict(comparison: Comparison, limits: Limits, clock: Clock) -> Verdict:
+    """Return the verdict of a comparison at a point of the test's time."""
+    metrics = [_metric_verdict(contrast, reading) for contrast in comparison.contrasts for reading in contrast.metrics]
+    early = [*_broken(comparison, limits), *_harm(comparison), *_switched(clock)]
+    if early:
+        return _verdict(_first(early), [finding.reason for finding in early], comparison, metrics)
+    if clock.elapsed < clock.duration:
+        return _pending(f"{clock.elapsed:.0f} of {clock.duration:.0f} hours; read once, at the end", comparison)
+    little = list(_too_little(comparison, limits))
+    if little and clock.elapsed < clock.max_duration:
+        return _pending(f"{little[0]}; extended to at most {clock.max_duration:.0f} hours", comparison)
+    return _at_horizon(comparison, limits, metrics, little)
+
+
+def _at_horizon(comparison: Comparison, limits: Limits, metrics: list[MetricVerdict], little: Sequence[str]) -> Verdict:
+    drift = list(_instrument(comparison))
+    if drift:
+        return _verdict(Outcome.ERROR, drift, comparison, metrics)
+    doubts = [*little, *_exclusions(comparison, limits), *_losses(comparison, limits)]
+    if doubts:
+        return _verdict(Outcome.INCONCLUSIVE, doubts, comparison, metrics)
+    deciding = [metric for metric in metrics if metric.role is not Role.INFORMATIONAL]
+    if not deciding:
+        return _verdict(Outcome.INCONCLUSIVE, ["no metric decides: all are informational"], comparison, metrics)
+    outcome = _intersection([metric.outcome for metric in deciding])
+    contradictions = list(_contradictions(deciding)) if outcome is Outcome.PASSED else []
+    if contradictions:
+        return _verdict(Outcome.INCONCLUSIVE, contradictions, comparison, metrics)
+    return _verdict(outcome, [metric.sentence for metric in deciding if metric.outcome is outcome], comparison, metrics)
+
+
+def _intersection(outcomes: Sequence[Outcome]) -> Outcome:
+    if Outcome.FAILED in outcomes:
+        return Outcome.FAILED
+    return Outcome.PASSED if all(outcome is Outcome.PASSED for outcome in outcomes) else Outcome.INCONCLUSIVE
+
+
+def assess(metric: Metric, estimate: Estimate | None) -> Outcome:
+    """Return what one metric's interval says: its lower end beyond the bound passes, its upper end short of it fails."""
+    if metric.role is Role.INFORMATIONAL:
+        return Outcome.INFORMATIONAL
+    if estimate is None:
+        return Outcome.INCONCLUSIVE
+    bound = metric.margin if metric.role is Role.PRIMARY else -metric.margin
+    if estimate.low > bound:
+        return Outcome.PASSED
+    return Outcome.FAILED if estimate.high < bound else Outcome.INCONCLUSIVE
+
+
+def _metric_verdict(contrast: Contrast, reading: MetricReading) -> MetricVerdict:
+    outcome = assess(reading.metric, reading.overall)
+    return MetricVerdict(
+        contrast=contrast.name,
+        name=reading.metric.name,
+        role=reading.metric.role,
+        outcome=outcome,
+        sentence=describe(reading, outcome),
+        reading=reading,
+        clusters=reading.clusters,
+        pairs=reading.overall.pairs if reading.overall else contrast.pairs,
+    )
+
+
+def _broken(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
+    for what in comparison.broken:
+        yield Finding(Outcome.ERROR, what)
+    for contrast, reading in _deciding(comparison.contrasts):
+        share = reading.scorer_failures / contrast.pairs if contrast.pairs else 0.0
+        # A handful of the first few pairs is no share of anything yet.
+        if contrast.pairs >= limits.min_clusters and share > limits.max_scorer_failures:
+            failed = f"the scorer of {reading.metric.called()} failed on {share:.1%} of the pairs"
+            yield Finding(Outcome.ERROR, f"{failed}, at most {limits.max_scorer_failures:.1%} may be")
+
+
+def _harm(comparison: Comparison) -> Iterator[Finding]:
+    for _, reading in _deciding(comparison.contrasts):
+        if reading.harm is not None and reading.harm.shown:
+            yield Finding(Outcome.FAILED, describe_harm(reading.metric, reading.harm))
+
+
+def _switched(clock: Clock) -> Iterator[Finding]:
+    if clock.incumbent_switched:
+        yield Finding(Outcome.INCONCLUSIVE, "the incumbent was switched during the test, so there are two tests in one")
+
+
+def _too_little(comparison: Comparison, limits: Limits) -> Iterator[str]:
+    for contrast in _all(comparison):
+        if contrast.clusters < limits.min_clusters:
+            yield f"{contrast.name}: {contrast.clusters} conversations, at least {limits.min_clusters} are needed"
+        elif contrast.largest_cluster_share > limits.max_cluster_share:
+            share = f"{contrast.name}: one conversation is {contrast.largest_cluster_share:.1%} of the pairs"
+            yield f"{share}, at most {limits.max_cluster_share:.1%} may be"
+        else:
+            for _, reading in _deciding([contrast]):
+                if reading.overall is None:
+                    yield f"{contrast.name}: {reading.metric.called()} was not measured: {reading.reason or 'no pairs'}"
+
+
+def _exclusions(comparison: Comparison, limits: Limits) -> Iterator[str]:
+    for contrast in comparison.contrasts:
+        incumbent, candidate = (_excluded_share(contrast, side) for side in ("Incumbent", "Candidate"))
+        if abs(incumbent - candidate) > limits.max_exclusion_difference:
+            shares = f"{contrast.name}: {incumbent:.1%} of requests were excluded for the incumbent and {candidate:.1%} for the candidate"
+            yield f"{shares}, a difference of at most {limits.max_exclusion_difference:.1%} is allowed"
+
+
+def _excluded_share(contrast: Contrast, side: str) -> float:
+    everything = contrast.pairs + sum(exclusion.count for exclusion in contrast.exclusions)
+    return sum(exclusion.count for exclusion in contrast.exclusions if exclusion.side == side) / everything if everything else 0.0
+
+
+def _losses(comparison: Comparison, limits: Limits) -> Iterator[str]:
+    mirrored = comparison.contrasts[0].pairs + comparison.lost_pairs
+    if mirrored and comparison.lost_pairs / mirrored > limits.max_lost_share:
+        yield f"{comparison.lost_pairs / mirrored:.1%} of mirrored requests were lost, at most {limits.max_lost_share:.1%} may be"
+
+
+def _instrument(comparison: Comparison) -> Iterator[str]:
+    """
+    Say where the same model differs from itself by more than half of what the test decides.
+
+    Its interval must lie beyond, so that chance does not end a sound test. Where a primary's margin is 0, the claim itself stands in:
+    an instrument that is off by more than half of the improvement could have made it.
+    """
+    if comparison.instrument is None:
+        return
+    checks = {reading.metric.name: reading.overall for reading in comparison.instrument.metrics}
+    for _, reading in _deciding(comparison.contrasts):
+        metric, check = reading.metric, checks.get(reading.metric.name)
+        if check is None or reading.overall is None:
+            continue
+        allowed = metric.margin / 2
+        if metric.role is Role.PRIMARY:
+            allowed = max(metric.margin, abs(reading.overall.improvement)) / 2
+        if check.low > allowed or check.high < -allowed:
+            yield describe_instrument(metric, check, allowed)
+
+
+def _contradictions(deciding: Sequence[MetricVerdict]) -> Iterator[str]:
+    for metric in deciding:
+        first = metric.reading.first_turn
+        if assess(metric.reading.metric, first) is Outcome.FAILED and first is not None:
+            yield describe_first_turn(metric.reading.metric, first)
+
+
+def _all(comparison: Comparison) -> list[Contrast]:
+    return [*comparison.contrasts, *([comparison.instrument] if comparison.instrument else [])]
+
+
+def _deciding(contrasts: Sequence[Contrast]) -> Iterator[tuple[Contrast, MetricReading]]:
+    for contrast in contrasts:
+        for reading in contrast.metrics:
+            if reading.metric.role is not Role.INFORMATIONAL:
+                yield contrast, reading
+
+
+def _first(findings: Sequence[Finding]) -> Outcome:
+    """Return the gravest: a broken instrument cannot show harm, and harm is harm whoever switched."""
+    for outcome in (Outcome.ERROR, Outcome.FAILED):
+        if any(finding.outcome is outcome for finding in findings):
+            return outcome
+    return findings[0].outcome
+
+
+def _verdict(outcome: Outcome, reasons: Sequence[str], comparison: Comparison, metrics: list[MetricVerdict]) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        sentence=f"{outcome.value}: {'; '.join(reasons)}"[:512],
+        reasons=[reason[:320] for reason in reasons],
+        metrics=metrics,
+        exclusions=_every_exclusion(comparison),
+    )
+
+
+def _pending(reason: str, comparison: Comparison) -> Verdict:
+    """Return no verdict yet, and no metric's either: a number that is shown early is read early."""
+    return Verdict(outcome=Outcome.PENDING, sentence=f"Pending: {reason}"[:512], exclusions=_every_exclusion(comparison))
+
+
+def _every_exclusion(comparison: Comparison) -> list[Exclusion]:
+    return [exclusion for contrast in comparison.contrasts for exclusion in contrast.exclusions]
