@@ -7,7 +7,8 @@ Missing a threshold is a result, not an error.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ from typing import Any
 from graft_api.artifact import CHECKPOINT_LIST, attempt_folder
 from graft_api.evaluation import Suite
 from graft_api.finetunejob import FineTuneJobSpec, Progress, SuiteResult
-from graft_api.reports import Reason
 from graft_api.run import RunManifest
 from graft_api.schema import canonical_json
-from graft_evaluation.acceptance import accepted, assess
-from graft_evaluation.scorers import Answer, Judge, ScorerInvalidError, build, score
-from graft_trainer import prepare, tokens
-from graft_trainer.errors import BadInputError
+from graft_evaluation.acceptance import accepted
+from graft_evaluation.scorers import Answer, transcript
+from graft_trainer import prepare, scoring, tokens
 from graft_trainer.layout import WorkFolder
 from graft_trainer.records import EvaluationRecord, load, save
 from graft_trainer.split import HOLDOUT
@@ -30,14 +29,6 @@ from graft_trainer.store import Store
 logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and every answer that the data calls right."""
-
-    prompt: list[int]
-    references: tuple[str, ...]
 
 
 @dataclass
@@ -88,7 +79,7 @@ def load_arms(spec: FineTuneJobSpec, base: Path, trained: Path) -> Arms:
     return Arms(model.eval(), tokens.load_tokenizer(base))
 
 
-def questions(tokenizer: Any, path: Path, limit: int | None) -> list[Question]:  # noqa: ANN401
+def questions(tokenizer: Any, path: Path, limit: int | None) -> list[scoring.Question]:  # noqa: ANN401
     """
     Read a set; rows with the same prompt are one question with several right answers: a greedy answer is the same each time.
 
@@ -100,18 +91,20 @@ def questions(tokenizer: Any, path: Path, limit: int | None) -> list[Question]: 
             row = json.loads(line)
             found.setdefault(canonical_json(row["prompt"]), (row["prompt"], []))[1].append(row["completion"])
     order = sorted(found, key=lambda prompt: hashlib.sha256(prompt).digest())[:limit]
-    return [Question(tokens.prompt_ids(tokenizer, found[prompt][0]), tuple(found[prompt][1])) for prompt in order]
+    asked = [(found[prompt][0], tuple(found[prompt][1])) for prompt in order]
+    return [scoring.Question(tokens.prompt_ids(tokenizer, prompt), transcript(prompt), references) for prompt, references in asked]
 
 
 def _suites(spec: FineTuneJobSpec, arms: Arms, work: WorkFolder) -> list[SuiteResult]:
-    judges = {suite.name: build(suite.scorer) for suite in spec.evaluation.suites}
     results = {}
     for path, suites in _by_rows(spec, work).items():
         limits = [suite.max_examples for suite in suites]
         asked = questions(arms.tokenizer, path, None if None in limits else max(limit or 0 for limit in limits))
-        base, adapter = _answers(arms, asked, spec, work)
+        examples = {suite.name: scoring.examples_of(suite, len(asked)) for suite in suites}
+        base, adapter = _answers(arms, asked[: max(examples.values())], spec, work)
         for suite in suites:
-            results[suite.name] = _assess(suite, judges[suite.name], asked, base, adapter)
+            first = slice(examples[suite.name])
+            results[suite.name] = scoring.assess_suite(suite, asked[first], base[first], adapter[first], os.environ)
     return [results[suite.name] for suite in spec.evaluation.suites]
 
 
@@ -124,7 +117,7 @@ def _by_rows(spec: FineTuneJobSpec, work: WorkFolder) -> dict[Path, list[Suite]]
     return grouped
 
 
-def _answers(arms: Arms, asked: list[Question], spec: FineTuneJobSpec, work: WorkFolder) -> tuple[list[Answer], list[Answer]]:
+def _answers(arms: Arms, asked: list[scoring.Question], spec: FineTuneJobSpec, work: WorkFolder) -> tuple[list[Answer], list[Answer]]:
     from graft_trainer.generation import answer  # noqa: PLC0415 - torch
 
     generation = spec.evaluation.generation
@@ -138,17 +131,6 @@ def _answers(arms: Arms, asked: list[Question], spec: FineTuneJobSpec, work: Wor
     with arms.base():
         base = answer(arms.model, arms.tokenizer, prompts, length, batch, say(0))
     return base, answer(arms.model, arms.tokenizer, prompts, length, batch, say(1))
-
-
-def _assess(suite: Suite, judge: Judge, asked: Sequence[Question], base: Sequence[Answer], adapter: Sequence[Answer]) -> SuiteResult:
-    def right(answers: Sequence[Answer]) -> list[bool]:
-        pairs = list(zip(answers, asked, strict=True))[: suite.max_examples]
-        return [score(judge, said, question.references) for said, question in pairs]
-
-    try:
-        return assess(suite, right(base), right(adapter))
-    except ScorerInvalidError as error:
-        raise BadInputError(Reason.INVALID_SETTING, f"spec.evaluation.suites (suite {suite.name}).scorer.{error}") from error
 
 
 def _earlier(store: Store, work: WorkFolder, trained: str) -> EvaluationRecord | None:

@@ -5,6 +5,7 @@ Nothing here imports torch.
 """
 
 import logging
+import os
 import re
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,8 +17,7 @@ from graft_api.finetunejob import Progress
 from graft_api.reports import Reason
 from graft_api.resolve import unsupported
 from graft_api.run import RunManifest
-from graft_evaluation.scorers import ScorerInvalidError, build
-from graft_trainer import hyperparameters
+from graft_trainer import hyperparameters, scoring
 from graft_trainer.commit import find_committed
 from graft_trainer.errors import BadInputError
 from graft_trainer.layout import Mounts, WorkFolder
@@ -93,11 +93,9 @@ def check_settings(manifest: RunManifest) -> None:
     """Refuse what this version cannot do, scorers that cannot be built and extraArgs that SFTConfig does not know."""
     if problems := unsupported(manifest.spec):
         raise BadInputError(Reason.UNSUPPORTED, "; ".join(problems))
-    for index, suite in enumerate(manifest.spec.evaluation.suites):
-        try:
-            build(suite.scorer)
-        except ScorerInvalidError as error:
-            raise BadInputError(Reason.INVALID_SETTING, f"spec.evaluation.suites[{index}].scorer.{error}") from error
+    # In a cluster the variables of `podTemplate` are the training container's alone; `graft run` has those of its shell.
+    local = manifest.reporting is None
+    scoring.check_scorers(manifest.spec, os.environ if local else scoring.declared_environment(manifest.spec))
     hyperparameters.check_extra_args(manifest.spec)
 
 

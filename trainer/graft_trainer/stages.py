@@ -6,6 +6,7 @@ Each stage can be repeated by a later attempt and finds what an earlier one fini
 
 import functools
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -14,6 +15,7 @@ from graft_api.artifact import Probes
 from graft_api.finetunejob import FineTuneJobSpec
 from graft_api.reports import Reason
 from graft_api.run import RunManifest
+from graft_trainer import scoring
 from graft_trainer.errors import EnvironmentFailureError
 from graft_trainer.evaluate import Arms, evaluate, load_arms
 from graft_trainer.fetch import fetch
@@ -49,6 +51,8 @@ def run_stages(mounts: Mounts) -> None:
 
 def _work(manifest: RunManifest, admission: Admission, mounts: Mounts, timer: Timer) -> None:
     spec, work = manifest.spec, WorkFolder(mounts.work)
+    scoring.check_scorers(spec, os.environ)  # again, with this container's variables and programs, before hours of training
+    scoring.check_commands(spec)
     store = open_store(manifest.run_uri, mounts.credentials)
     imports = threading.Thread(target=_import_libraries, name="imports", daemon=True)
     imports.start()  # ten seconds of somebody else's modules, while files are copied and rows are read
