@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -109,6 +110,8 @@ def nginx_configuration(way: str, folder: Path, port: int, server_port: int) -> 
     text = configuration(settings)
     if way in {"tcp", "unix", "mtls"}:
         text = text.replace("auth_request /auth;", "").replace('if ($graft_token_shape = "") { return 401; }', "")
+    if way == "asked":
+        text = re.sub(r"limit_req zone=asked\w* [^;]*;", "", text)
     if way == "whole":
         text = text.replace("proxy_request_buffering off", "proxy_request_buffering on")
     if way == "mtls":

@@ -13,15 +13,28 @@ from graft_api.fleet import ProbeReading
 from graft_api.modelendpoint import PodProblem
 from graft_api.podtemplate import LocalObjectReference
 from graft_api.routes import VersionName
-from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Timestamp, Uid
+from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Rule, Timestamp, Uid
 
 FINALIZER = "graft.dev/drain"
-"""Held until nothing is routed to the adapter and no pod has it; at once when its endpoint or namespace is going."""
+"""
+Held until nothing is routed to the adapter and every running server pod has said that it does not have it (any more).
+
+Released at once when its endpoint is gone or going, or when its spec cannot be read; after five minutes whatever the pods say.
+"""
 
 
 class AdapterArtifact(ArtifactReference):
     """What is served: uri and digest never change. A new artifact is a new Adapter."""
 
+    rules: ClassVar = (
+        Rule(
+            # The agents would read any file of their pods for it. What ArtifactReference also knows, file://, is for `graft run`.
+            cel="self.uri.startsWith('s3://')",
+            message="must be s3://bucket/folder",
+            check=lambda self: self.uri.startswith("s3://"),
+            field=".uri",
+        ),
+    )
     transition_rules: ClassVar = ({"rule": "self == oldSelf", "message": "an artifact is immutable; create a new Adapter"},)
 
 

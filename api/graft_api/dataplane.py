@@ -12,6 +12,10 @@ SERVER, GATEWAY = "server", "gateway"
 
 COMPONENT_LABEL = "graft.dev/component"
 ENDPOINT_LABEL = "graft.dev/modelendpoint"
+RECORD_LABEL = "graft.dev/record"
+"""On ConfigMaps that the operator alone writes (policy graft-records). One without it is anybody's, whatever its name."""
+ROUTES_RECORD, LEDGER_RECORD = "routes", "ledger"
+"""Values of the record label."""
 
 DOOR_PORT = 8000
 """Of a server pod: all that other pods can reach of it, with the gateway's token."""
@@ -62,6 +66,9 @@ CREDENTIALS_DIRECTORY = "/graft/credentials"
 API_KEYS_DIRECTORY = "/graft/keys"
 """One file per API key: its name is the key's owner, its content `sha256:<hex of the key>`."""
 
+COLLECTOR_TOKEN_FILE = "/graft/collector/token"  # noqa: S105 - a path
+"""The gateway's token for the collector of its endpoint; the kubelet rotates it."""
+
 DOOR_TOKEN_SECONDS = 43_200
 """Long beside the kubelet's early renewal at 80 %: an API server that is away for two hours locks no gateway out."""
 
@@ -69,6 +76,11 @@ DOOR_TOKEN_SECONDS = 43_200
 def door_audience(endpoint: str) -> str:
     """Return the audience of tokens for the doors of one endpoint. Only nodes may request it (policy graft-tokens)."""
     return f"graft.dev/door/{endpoint}"
+
+
+def collector_audience(endpoint: str) -> str:
+    """Return the audience of tokens for the collector of one endpoint. Only nodes may request it (policy graft-tokens)."""
+    return f"graft.dev/collector/{endpoint}"
 
 
 def server_account(endpoint: str) -> str:

@@ -37,6 +37,8 @@ class VersionState(enum.StrEnum):
     """Loaded, and its effect is what the package says: may serve."""
     FAILED = "Failed"
     """Serves nothing on this pod; `reason` says why."""
+    UNLOADING = "Unloading"
+    """Not wanted any more, but still loaded: it is listed until vLLM has let go of it."""
 
 
 class LoadFailure(enum.StrEnum):
@@ -58,6 +60,8 @@ class LoadFailure(enum.StrEnum):
     WRONG_BASE = "WrongBase"
     WRONG_DOMAIN = "WrongDomain"
     RANK_TOO_HIGH = "RankTooHigh"
+    SERVER_DIFFERS = "ServerDiffers"
+    """This pod's vLLM was started with fewer slots, or a lower highest rank, than the endpoint has by now."""
     UNSUPPORTED_ADAPTER = "UnsupportedAdapter"
     """DoRA, modules_to_save and others that vLLM refuses or silently ignores."""
     LOAD_REFUSED = "LoadRefused"
@@ -72,8 +76,19 @@ class LoadFailure(enum.StrEnum):
     """vLLM did not answer the probes."""
 
 
-RETRIED = frozenset({LoadFailure.STORE_UNAVAILABLE, LoadFailure.CREDENTIALS_REFUSED, LoadFailure.NOT_FOUND, LoadFailure.PROBE_FAILED})
-"""Tried again with back-off, for they may pass; the others stay until the version changes or vLLM restarts."""
+RETRIED = frozenset(
+    {
+        LoadFailure.STORE_UNAVAILABLE,
+        LoadFailure.CREDENTIALS_REFUSED,
+        LoadFailure.NOT_FOUND,
+        LoadFailure.PROBE_FAILED,
+        LoadFailure.SERVER_DIFFERS,
+    }
+)
+"""
+They may pass: tried again with back-off (ServerDiffers: by the pod that replaces this one). The others stay until the version
+changes or vLLM restarts.
+"""
 
 
 class ProbeReading(Model):
@@ -100,7 +115,8 @@ class VersionReport(Model):
     """One version on one pod."""
 
     name: VersionName
-    digest: Digest
+    digest: Digest | None = None
+    """Absent while Unloading: vLLM knows names."""
     state: VersionState
     reason: LoadFailure | None = None
     message: Annotated[str, Field(max_length=512)] = ""
@@ -126,7 +142,8 @@ class AgentReport(Model):
     server_starts: Count = 0
     """How often the agent has seen vLLM come up."""
     base_digest: Digest | None = None
-    versions: Annotated[list[VersionReport], Field(max_length=64)] = Field(default_factory=list)
+    versions: Annotated[list[VersionReport], Field(max_length=128)] = Field(default_factory=list)
+    """What the routes want of this pod, then what its vLLM has besides (Unloading)."""
 
 
 class AgentState(Model):

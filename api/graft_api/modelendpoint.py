@@ -14,6 +14,7 @@ from graft_api.routes import DomainLimits, Fallback, GatewaySettings, Pem, Versi
 from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Rule, Timestamp
 
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+DEFAULT_RANK = 64
 """What vLLM 0.32 takes for --max-lora-rank."""
 
 OWNED_ARGUMENTS = (
@@ -222,6 +223,10 @@ class ModelEndpointSpec(Model):
     def slots(self) -> int:
         """Return how many adapters vLLM may hold."""
         return self.server.max_loras or 2 * len(self.domains) + 1
+
+    def rank(self) -> int:
+        """Return the highest rank that adapters may have."""
+        return self.server.max_lora_rank or DEFAULT_RANK
 
 
 class Slots(Model):

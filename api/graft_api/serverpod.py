@@ -77,6 +77,9 @@ def agent(this: Sidecars, spec: ModelEndpointSpec) -> Manifest:
         "GRAFT_ADAPTER_CACHE_BYTES": str(quantity_bytes(spec.server.adapter_cache)),
         "GRAFT_DRAIN_SECONDS": str(spec.server.drain_seconds),
         "GRAFT_BASE_DIGEST": spec.base_model.digest or "",
+        # As vLLM beside it is started: the routes say what the spec says by now.
+        "GRAFT_MAX_LORAS": str(spec.slots()),
+        "GRAFT_MAX_LORA_RANK": str(spec.rank()),
     }
     return built | {
         "env": [*built["env"], *variables(settings)],

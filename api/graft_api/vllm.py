@@ -12,7 +12,6 @@ Manifest = dict[str, Any]
 DEFAULT_COMMAND = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
 """Whoever says one of these knows how to spread over GPUs."""
-DEFAULT_RANK = 64
 
 LORA_ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -76,7 +75,7 @@ def lora_arguments(spec: ModelEndpointSpec) -> list[str]:
 
 def served_rank(spec: ModelEndpointSpec) -> int:
     """Return the highest rank that adapters may have."""
-    return spec.server.max_lora_rank or DEFAULT_RANK
+    return spec.rank()
 
 
 def flag_of(argument: str) -> str:

@@ -22,14 +22,15 @@ PROGRAM = textwrap.dedent(
     from graft_operator.engine.clock import SystemClock
     from graft_operator.engine.controller import Controller, Outcome, ReconcileMetrics
     from graft_operator.engine.credentials import load_credentials
-    from graft_operator.engine.health import Checks, HealthServer
     from graft_operator.engine.kube import Kube
     from graft_operator.engine.leadership import Candidate, Leadership
-    from graft_operator.engine.logs import configure_logging
-    from graft_operator.engine.process import Process, Service, controller_service, run_process
+    from graft_operator.engine.process import LedProcess, controller_service
     from graft_operator.engine.queue import Key, WorkQueue
     from graft_operator.engine.resources import CONFIG_MAPS
     from graft_operator.engine.watch import Watch, Watcher
+    from graft_runtime.health import Checks, HealthServer
+    from graft_runtime.logs import configure_logging
+    from graft_runtime.process import Service, run_process
 
     kubeconfig, namespace, delay = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 
@@ -58,14 +59,14 @@ PROGRAM = textwrap.dedent(
                 print(health.port, flush=True)
                 await clock.sleep(3600)
 
-            process = Process(
+            process = LedProcess(
                 [Service("health", health.run), Service("port", say_port)],
                 [controller_service(controller), Service("watches", watcher.run)],
                 leadership,
             )
             return await process.run()
 
-    configure_logging()
+    configure_logging(words=True)
     sys.exit(run_process(operate))
     """
 )

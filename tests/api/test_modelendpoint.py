@@ -1,5 +1,6 @@
 """A ModelEndpoint and its Adapters against the real API server, with the operator crashing after any of its writes: same end state."""
 
+import asyncio
 import json
 import uuid
 from dataclasses import replace
@@ -12,10 +13,26 @@ from graft_api.routes import Routes
 from graft_api.schema import parse
 from graft_operator.adapter.reconcile import Adapters
 from graft_operator.engine.clock import SystemClock
+from graft_operator.engine.errors import Conflict, Forbidden
 from graft_operator.engine.events import EventRecorder
-from graft_operator.engine.kube import Selection
+from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.queue import Key
-from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, EVENTS, MODEL_ENDPOINTS, NAMESPACES, PODS, SERVICES
+from graft_operator.engine.resources import (
+    ADAPTERS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    EVENTS,
+    MODEL_ENDPOINTS,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
 from graft_operator.modelendpoint.children import Platform
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
@@ -62,6 +79,7 @@ class World:
         self.clock = SystemClock()
         self.writes_left = None
         self.sequence = 0
+        self.said = {}
         self.platform = PLATFORM
         self.start()
 
@@ -117,18 +135,27 @@ class World:
             await self.run_pod(name, "server")
         await self.run_pod("gateway-0", "gateway")
 
-    async def agent_says(self, name, *letters, failed=()):
+    async def agent_says(self, name, *letters, unloading=()):
         versions = [{"name": version_name("dsl", digest(letter)), "digest": digest(letter), "state": "Ready"} for letter in letters]
-        versions += [
-            {"name": version_name("dsl", digest(one)), "digest": digest(one), "state": "Failed", "reason": "NoEffect"} for one in failed
-        ]
-        body = {"epoch": 1, "revision": 1, "server": "Serving", "baseDigest": BASE, "versions": versions}
-        self.fleet.heard_agent(await self.caller(name, "server"), parse(AgentReport, body | self.envelope()))
+        versions += [{"name": version_name("dsl", digest(one)), "digest": digest(one), "state": "Unloading"} for one in unloading]
+        routes = await self.routes()
+        body = {"epoch": routes.epoch, "revision": routes.revision, "server": "Serving", "baseDigest": BASE, "versions": versions}
+        self.said[name] = "server", parse(AgentReport, body | self.envelope())
+        await self.say_again(name)
 
     async def gateway_says(self, name="gateway-0", in_flight=None):
         routes = await self.routes()
         body = {"epoch": routes.epoch, "revision": routes.revision, "inFlight": in_flight or {}}
-        self.fleet.heard_gateway(await self.caller(name, "gateway"), parse(GatewayReport, body | self.envelope()))
+        self.said[name] = "gateway", parse(GatewayReport, body | self.envelope())
+        await self.say_again(name)
+
+    async def say_again(self, *names):
+        """Every report is a whole picture, and comes again every ten seconds."""
+        for name in names or self.said:
+            role, report = self.said[name]
+            hear = self.fleet.heard_agent if role == "server" else self.fleet.heard_gateway
+            if await self.endpoint():
+                hear(await self.caller(name, role), report)
 
     def envelope(self):
         self.sequence += 1
@@ -148,10 +175,10 @@ class World:
             endpoint_uid=endpoint["metadata"]["uid"],
         )
 
-    async def all_say(self, *letters):
+    async def all_say(self, *letters, unloading=()):
         """Everybody reports what the routes ask for."""
         for name in ("server-0", "server-1"):
-            await self.agent_says(name, *letters)
+            await self.agent_says(name, *letters, unloading=unloading)
         await self.gateway_says()
 
     async def settle(self):
@@ -176,6 +203,10 @@ class World:
     async def adapter(self, letter):
         return await self.kube.get(ADAPTERS, self.namespace, f"adapter-{letter}")
 
+    async def condition(self, kind):
+        found = next(c for c in (await self.status())["conditions"] if c["type"] == kind)
+        return found["status"], found["reason"], found["message"]
+
     async def routes(self):
         record = await self.kube.get(CONFIG_MAPS, self.namespace, routes_name("prod"))
         return parse(Routes, json.loads(record["data"][ROUTES_KEY]))
@@ -193,7 +224,7 @@ def world(kube, definitions):
     return World(kube)
 
 
-async def served_by_a(world):
+async def loaded_a(world):
     await world.begin()
     await world.settle()
     await world.run_pods()
@@ -201,7 +232,19 @@ async def served_by_a(world):
     await world.all_say()
     await world.settle()
     await world.all_say("a")
+
+
+async def pin_a(world):
     await world.change(domains=[{"name": "dsl", "pin": {"adapter": "adapter-a"}}, {"name": "governance"}])
+
+
+async def pin_the_base(world):
+    await world.change(domains=[{"name": "dsl", "pin": {"base": True}}, {"name": "governance"}])
+
+
+async def served_by_a(world):
+    await loaded_a(world)
+    await pin_a(world)
     await world.settle()
     await world.all_say("a")
     await world.settle()
@@ -242,43 +285,125 @@ async def test_an_adapter_is_loaded_everywhere_then_switched_to(world):
     assert {("ModelEndpoint", "Switched"), ("Adapter", "Serving")} <= await world.events()
 
 
-async def test_a_crash_after_any_write_of_a_switch_changes_nothing(kube, definitions):
-    """The oracle is the run without a crash."""
-    undisturbed = World(kube)
-    await served_by_a(undisturbed)
-    expected = await outcome(undisturbed)
-    for writes in range(12):
-        world = World(kube)
-        await world.begin()
-        await world.settle()
-        await world.run_pods()
-        await world.add_adapter("a")
-        await world.all_say()
-        await world.settle()
-        await world.all_say("a")
-        await world.change(domains=[{"name": "dsl", "pin": {"adapter": "adapter-a"}}, {"name": "governance"}])
-        world.writes_left = writes
+async def in_an_empty_namespace(world):
+    await world.kube.create(NAMESPACES, {"metadata": {"name": world.namespace}})
+
+
+async def without_its_endpoint(world):
+    """As a namespace restored from its Git and the ledger's backup."""
+    await served_by_a(world)
+    await lose_the_endpoint(world)
+
+
+async def create_the_endpoint(world):
+    await world.create_endpoint()
+
+
+async def come_up(world):
+    await world.run_pods()
+    await world.all_say()
+
+
+async def follow(world):
+    await world.all_say("a")
+
+
+async def delete_the_adapter(world):
+    await world.kube.delete(ADAPTERS, world.namespace, "adapter-a")
+
+
+async def still_answer(world):
+    await world.gateway_says(in_flight={version_name("dsl", digest("a")): 3})
+
+
+async def have_answered(world):
+    await world.gateway_says()
+
+
+async def unload(world):
+    await world.all_say(unloading="a")
+
+
+async def have_unloaded(world):
+    await world.all_say()
+
+
+async def delete_the_endpoint(world):
+    await world.kube.delete(MODEL_ENDPOINTS, world.namespace, "prod")
+
+
+STORIES = [
+    pytest.param(in_an_empty_namespace, [create_the_endpoint, come_up], id="first creation"),
+    pytest.param(loaded_a, [pin_a, follow], id="switch"),
+    pytest.param(served_by_a, [pin_the_base, follow], id="pin to base"),
+    pytest.param(served_by_a, [delete_the_adapter, still_answer, have_answered, unload, have_unloaded], id="deletion, drain and release"),
+    pytest.param(served_by_a, [delete_the_endpoint, delete_the_adapter], id="deletion of the endpoint"),
+    pytest.param(without_its_endpoint, [create_the_endpoint, follow], id="adoption"),
+]
+
+
+SIDE_BY_SIDE = 8
+"""Worlds share nothing but the API server, for whose disk they wait most of the time."""
+
+
+@pytest.mark.parametrize(("begin", "steps"), STORIES)
+async def test_killed_after_any_write_the_operator_reaches_the_same_end(kube, definitions, begin, steps):
+    """The oracle is the run without a kill."""
+    expected, _ = await play(World(kube), begin, steps, None)
+    for first in range(0, 64, SIDE_BY_SIDE):
+        kills = range(first, first + SIDE_BY_SIDE)
+        ends = await asyncio.gather(*(play(World(kube), begin, steps, writes) for writes in kills))
+        assert first or ends[0][1], "nothing is written"
+        for writes, (reached, _) in zip(kills, ends, strict=True):
+            assert reached == expected, f"killed after {writes} writes"
+        if not all(killed for _, killed in ends):
+            return
+    pytest.fail("the story has more writes than expected")
+
+
+async def play(world, begin, steps, writes):
+    """The operator is killed after so many writes. Its successor first hears nothing, and then what everybody says again."""
+    await begin(world)
+    world.writes_left, killed = writes, False
+    for step in steps:
+        await step(world)
         try:
             await world.settle()
-            crashed = False
         except Crash:
-            crashed = True
-        world.writes_left = None
-        world.start()
-        await world.all_say("a")
-        await world.settle()
-        assert await outcome(world) == expected, f"after {writes} writes"
-        if not crashed:
-            return
-    pytest.fail("a switch takes more writes than expected")
+            world.writes_left, killed = None, True
+            world.start()
+            await world.settle()
+            await world.say_again()
+            await world.settle()
+    return await outcome(world), killed
 
 
 async def outcome(world):
+    """All that is there in the end, without ids and times."""
     ledger = await world.kube.get(CONFIG_MAPS, world.namespace, ledger_name("prod"))
+    routes, endpoint = await world.routes(), await world.endpoint()
     domains = json.loads(ledger["data"][LEDGER_KEY])["domains"]
-    history = [[(switch["ordinal"], switch["reason"], switch.get("after")) for switch in domain.get("history", [])] for domain in domains]
-    deployments = await world.kube.list(DEPLOYMENTS, Selection(world.namespace))
-    return await world.serving(), history, sorted(item["metadata"]["name"] for item in deployments)
+    adapters = await world.kube.list(ADAPTERS, Selection(world.namespace))
+    return {
+        "serving": await world.serving(),
+        "versions": [version.name for version in routes.versions],
+        "domains": [(domain["name"], domain["salt"], domain.get("active"), domain.get("previous")) for domain in domains],
+        "history": [[(one["ordinal"], one["reason"], one.get("after")) for one in domain.get("history", [])] for domain in domains],
+        "children": sorted(await children(world)),
+        "adapters": {one["metadata"]["name"]: (said(one), one["metadata"].get("finalizers")) for one in adapters},
+        "endpoint": endpoint and said(endpoint),
+        "acknowledged": endpoint and endpoint["status"]["acknowledgedGateways"],
+    }
+
+
+def said(resource):
+    status = resource["status"]
+    return status["phase"], {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+async def children(world):
+    kinds = (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS)
+    return [(kind.kind, item["metadata"]["name"]) for kind in kinds for item in await world.kube.list(kind, Selection(world.namespace))]
 
 
 async def test_a_namespace_restored_without_status_serves_the_same(world):
@@ -286,8 +411,17 @@ async def test_a_namespace_restored_without_status_serves_the_same(world):
     before = await world.serving()
     ledger = await world.kube.get(CONFIG_MAPS, world.namespace, ledger_name("prod"))
     assert "ownerReferences" not in ledger["metadata"]
-    await world.kube.delete(MODEL_ENDPOINTS, world.namespace, "prod")
-    await world.kube.delete(CONFIG_MAPS, world.namespace, routes_name("prod"))  # the garbage collector's part
+    await lose_the_endpoint(world)
+    world.start()
+    await world.create_endpoint()  # from Git: the pin is gone, too
+    await world.endpoints.reconcile(world.key)
+    assert await world.serving() == before
+
+
+async def lose_the_endpoint(world):
+    """With all that a garbage collector takes with it."""
+    await delete_the_endpoint(world)
+    await world.kube.delete(CONFIG_MAPS, world.namespace, routes_name("prod"))
     for name in ("prod-server", "prod-gateway"):
         await world.kube.delete(DEPLOYMENTS, world.namespace, name)
     for service in await world.kube.list(SERVICES, Selection(world.namespace)):
@@ -295,16 +429,10 @@ async def test_a_namespace_restored_without_status_serves_the_same(world):
         await world.kube.delete(SERVICES, world.namespace, service["metadata"]["name"])
     for kind in await leftovers(world):
         await world.kube.delete(*kind)
-    world.start()
-    await world.create_endpoint()  # from Git: the pin is gone, too
-    await world.endpoints.reconcile(world.key)
-    assert await world.serving() == before
 
 
 async def leftovers(world):
     """The rest of what a garbage collector would have taken with the endpoint."""
-    from graft_operator.engine.resources import NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS
-
     kinds = (NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS)
     return [
         (kind, world.namespace, item["metadata"]["name"])
@@ -327,7 +455,16 @@ async def test_a_deleted_adapter_is_drained_unloaded_and_released(world):
     await world.gateway_says()
     await world.settle()
     assert (await world.routes()).versions == []
+    assert await world.adapter("a") is not None, "nobody has said that it is gone"
+    await world.all_say(unloading="a")
+    await world.settle()
     assert await world.adapter("a") is not None, "two replicas still have it"
+    await world.agent_says("server-0")
+    await world.settle()
+    assert await world.adapter("a") is not None, "one replica still has it"
+    world.start()
+    await world.settle()
+    assert await world.adapter("a") is not None, "the operator has not heard anybody yet"
     await world.all_say()
     await world.settle()
     assert await world.adapter("a") is None
@@ -389,3 +526,155 @@ async def test_kubectl_scale_reaches_the_deployment(world):
     await world.settle()
     assert (await world.kube.get(DEPLOYMENTS, world.namespace, "prod-server"))["spec"]["replicas"] == 5
     assert (await world.status())["selector"] == "graft.dev/modelendpoint=prod,graft.dev/component=server"
+
+
+@pytest.mark.parametrize("labels", [{}, {"graft.dev/modelendpoint": "prod"}], ids=["without labels", "with a label that anybody may set"])
+@pytest.mark.parametrize("name", ["prod-ledger", "prod-routes"])
+async def test_what_somebody_else_put_where_a_record_must_be_decides_nothing(kube, definitions, name, labels):
+    """Written by the operator, but for the label that nobody else can set."""
+    other, world = World(kube), World(kube)
+    await served_by_a(other)
+    theirs = await kube.get(CONFIG_MAPS, other.namespace, name)
+    await in_an_empty_namespace(world)
+    await kube.create(CONFIG_MAPS, {"metadata": {"name": name, "namespace": world.namespace, "labels": labels}, "data": theirs["data"]})
+    await world.create_endpoint()
+    await world.add_adapter("a")
+    await world.settle()
+    stalled, reason, message = await world.condition("Stalled")
+    assert (stalled, reason) == ("True", "NameConflict")
+    assert f"ConfigMap {name} exists and belongs to somebody else" in message
+    assert await children(world) == [("ServiceAccount", "graft-trainer")]
+    assert (await kube.get(CONFIG_MAPS, world.namespace, name))["data"] == theirs["data"]
+    assert (await world.adapter("a"))["status"]["conditions"][0]["reason"] == "Waiting"
+
+    await kube.delete(CONFIG_MAPS, world.namespace, name)
+    await world.settle()
+    assert (await world.condition("Stalled"))[0] == "False"
+    assert await world.serving() == {"dsl": None, "governance": None}
+
+
+async def test_a_record_that_appears_while_it_is_being_written_is_looked_at_first(world):
+    await world.begin()
+    theirs = {"metadata": {"name": "prod-ledger", "namespace": world.namespace}, "data": {"mine": "1"}}
+
+    class Meanwhile(Kube):
+        async def create(self, resource, body):
+            if body["metadata"]["name"] == "prod-ledger" and await world.kube.get(CONFIG_MAPS, world.namespace, "prod-ledger") is None:
+                await world.kube.create(CONFIG_MAPS, theirs)
+            return await super().create(resource, body)
+
+    async with Meanwhile(world.kube.credentials) as racing:
+        racer = replace(world.endpoints, kube=racing)
+        with pytest.raises(Conflict):
+            await racer.reconcile(world.key)
+        await racer.reconcile(world.key)
+    assert (await world.condition("Stalled"))[1] == "NameConflict"
+    assert (await world.kube.get(CONFIG_MAPS, world.namespace, "prod-ledger"))["data"] == {"mine": "1"}
+
+
+TOO_SMALL = {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        pytest.param({"server": {"podTemplate": TOO_SMALL}}, {"server": None}, id="of the servers"),
+        pytest.param({"gateway": TOO_SMALL}, {"gateway": {"resources": None}}, id="of the gateways"),
+    ],
+)
+async def test_what_the_api_server_refuses_is_said_beside_what_is_true_nevertheless(world, wrong, right):
+    await served_by_a(world)
+    await world.change(**wrong, domains=[{"name": "dsl", "pin": {"base": True}}, {"name": "governance"}])
+    await world.settle()
+    stalled, reason, message = await world.condition("Stalled")
+    assert (stalled, reason) == ("True", "InvalidSpec")
+    assert message.startswith("spec.template.spec.containers[")
+    assert "memory" in message
+    status, endpoint = await world.status(), await world.endpoint()
+    assert status["observedGeneration"] == endpoint["metadata"]["generation"]
+    assert "adapter" not in status["domains"][0]["arms"][0], "the switch to the base is made"
+    assert status["domains"][0]["lastSwitch"]["after"] == "base"
+    assert status["acknowledgedGateways"] == 0
+    await world.gateway_says()
+    await world.settle()
+    assert (await world.status())["acknowledgedGateways"] == 1
+    assert (await world.condition("Routed"))[0] == "True"
+    before = (await world.endpoint())["metadata"]["resourceVersion"]
+    assert (await world.endpoints.reconcile(world.key)).requeue_after is not None
+    assert (await world.endpoint())["metadata"]["resourceVersion"] == before, "said once"
+
+    await world.change(**right)
+    await world.settle()
+    assert (await world.condition("Stalled"))[0] == "False"
+
+
+RESOURCE_QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+
+
+@pytest.mark.parametrize(
+    ("resource", "body"),
+    [
+        pytest.param(SERVICES, {"spec": {"ports": [{"port": 1}]}}, id="a Service"),
+        pytest.param(CONFIG_MAPS, {}, id="records and the certificate"),
+    ],
+)
+async def test_what_a_quota_forbids_is_said_and_tried_again(world, until, resource, body):
+    await in_an_empty_namespace(world)
+    await quota(world, resource.plural, 0)
+    probe = {"metadata": {"generateName": "probe-", "namespace": world.namespace}, **body}
+    await until(lambda: is_forbidden(world, resource, probe))
+    await world.create_endpoint()
+    await world.settle()
+    stalled, reason, message = await world.condition("Stalled")
+    assert (stalled, reason) == ("True", "Forbidden")
+    assert "exceeded quota" in message
+    assert (await world.endpoints.reconcile(world.key)).requeue_after is not None
+
+    await world.kube.delete(RESOURCE_QUOTAS, world.namespace, "tight")
+
+    async def goes_on():
+        await world.settle()
+        return (await world.condition("Stalled"))[0] == "False"
+
+    await until(goes_on)
+
+
+async def quota(world, counted, most):
+    hard = {f"count/{counted}": str(most)}
+    await world.kube.create(RESOURCE_QUOTAS, {"metadata": {"name": "tight", "namespace": world.namespace}, "spec": {"hard": hard}})
+    status = {"status": {"hard": hard, "used": {f"count/{counted}": "0"}}}  # the quota controller's part
+    await world.kube.merge_patch(RESOURCE_QUOTAS, world.namespace, "tight", status, subresource="status")
+
+
+async def is_forbidden(world, resource, body):
+    try:
+        await world.kube.create(resource, body)
+    except Forbidden:
+        return True
+    return False
+
+
+class Older(Kube):
+    """Reads adapters as an older CRD let them through."""
+
+    async def get(self, resource, namespace, name):
+        found = await super().get(resource, namespace, name)
+        if resource is ADAPTERS and found:
+            found["spec"]["artifact"]["uri"] = "file:///etc"
+        return found
+
+
+async def test_an_adapter_whose_spec_cannot_be_read_says_so_and_can_be_deleted(world):
+    await served_by_a(world)
+    key = Key(world.namespace, "adapter-a")
+    async with Older(world.kube.credentials) as older:
+        adapters = replace(world.adapters, kube=older)
+        await adapters.reconcile(key)
+        status = (await world.adapter("a"))["status"]
+        stalled = next(c for c in status["conditions"] if c["type"] == "Stalled")
+        assert (status["phase"], stalled["status"], stalled["reason"]) == ("Failed", "True", "InvalidSpec")
+        assert "spec.artifact.uri: must be s3://" in stalled["message"]
+        await world.kube.delete(ADAPTERS, world.namespace, "adapter-a")
+        assert await world.adapter("a") is not None
+        await adapters.reconcile(key)
+    assert await world.adapter("a") is None

@@ -19,8 +19,10 @@ from graft_devcluster.settings import cache_root
 from graft_devcluster.tools import Toolbox
 from graft_operator.engine.clock import SystemClock
 from graft_operator.engine.credentials import load_credentials
-from graft_operator.engine.errors import Forbidden
+from graft_operator.engine.errors import Forbidden, Unavailable
+from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube, Selection
+from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import (
     ADAPTERS,
     CONFIG_MAPS,
@@ -46,9 +48,13 @@ from graft_operator.engine.resources import (
     Resource,
 )
 from graft_operator.finetunejob.children import COMPONENT_LABEL, JOB_LABEL
+from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.observe import Hearsay
+from graft_operator.modelendpoint.reconcile import ModelEndpoints
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import SecretCertificate, service_names
 from graft_operator.reports.chains import Foreign, Unauthenticated
+from graft_operator.reports.fleet import Fleet
 from graft_operator.reports.identity import Identities
 from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.service import ReportsEndpoint
@@ -351,6 +357,31 @@ class TestRecords:
         change = {"metadata": {"labels": {"graft.dev/record": "manifest"}}}
         assert await refused(forger.merge_patch(CONFIG_MAPS, namespace, "ordinary", change))
 
+    @pytest.mark.parametrize("record", ["ledger", "routes"])
+    async def test_who_takes_the_name_of_one_first_decides_nothing(
+        self, editor: Kube, operator: Kube, kube: Kube, namespace: str, record: str, until: Wait
+    ) -> None:
+        """Found in review: an editor may create ConfigMaps of any name, and change later what bears no label."""
+        await until(lambda: initialized(kube, ADAPTERS))
+        name, key = f"prod-{record}", Key(namespace, "prod")
+        await editor.create(CONFIG_MAPS, config_map(namespace, name, {"graft.dev/modelendpoint": "prod"}))
+        made = await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        endpoints = reconciler(operator)
+        await endpoints.reconcile(key)
+        assert await stalled(kube, namespace) == "NameConflict"
+        assert not await kube.list(DEPLOYMENTS, Selection(namespace))
+        for labels in ({"graft.dev/record": record}, {"graft.dev/record": record, "graft.dev/modelendpoint": "prod"}):
+            assert await refused(editor.merge_patch(CONFIG_MAPS, namespace, name, {"metadata": {"labels": labels}}))
+
+        await editor.delete(CONFIG_MAPS, namespace, name)
+        await endpoints.reconcile(key)
+        assert await stalled(kube, namespace) is None
+        written = await kube.get(CONFIG_MAPS, namespace, name)
+        assert written is not None
+        assert written["metadata"]["labels"]["graft.dev/record"] == record
+        assert await refused(editor.merge_patch(CONFIG_MAPS, namespace, name, {"data": {"routes.json": "{}"}}))
+        assert made["metadata"]["uid"] in str(await kube.get(CONFIG_MAPS, namespace, "prod-routes"))
+
     async def test_ordinary_ones_are_left_alone(self, forger: Kube, namespace: str) -> None:
         await forger.create(CONFIG_MAPS, config_map(namespace, "ordinary", {"other": "label"}))
         await forger.merge_patch(CONFIG_MAPS, namespace, "ordinary", {"data": {"a": "b"}})
@@ -377,6 +408,39 @@ class TestRecords:
         await until(lambda: absent(kube, CONFIG_MAPS, namespace, "owned"), 60)
         await kube.delete(NAMESPACES, None, namespace)
         await until(lambda: absent(kube, NAMESPACES, None, namespace), 60)
+
+
+async def initialized(kube: Kube, resource: Resource) -> bool:
+    """Whether the API server has come to the end of installing this kind."""
+    try:
+        await kube.list(resource)
+    except Unavailable:
+        return False
+    return True
+
+
+def reconciler(operator: Kube) -> ModelEndpoints:
+    """The operator's own, with the operator's rights."""
+    clock = SystemClock()
+    return ModelEndpoints(
+        kube=operator,
+        clock=clock,
+        events=EventRecorder(operator, clock, "test"),
+        guard=PolicyGuard(operator, clock, {}),
+        platform=Platform("serving:1", "vllm:1", "https://reports:8443"),
+        trust=Trust(operator, clock, lambda: "a certificate"),
+        hearsay=Hearsay(Fleet(clock, lambda _: None), clock),
+        epoch=lambda: 1,
+        salt=lambda domain: domain,
+    )
+
+
+async def stalled(kube: Kube, namespace: str) -> str | None:
+    """Why the endpoint is, if it is."""
+    found = await kube.get(MODEL_ENDPOINTS, namespace, "prod")
+    assert found is not None
+    reasons = {c["reason"] for c in found["status"]["conditions"] if (c["type"], c["status"]) == ("Stalled", "True")}
+    return next(iter(reasons), None)
 
 
 async def absent(kube: Kube, resource: Resource, namespace: str | None, name: str) -> bool:

@@ -8,11 +8,12 @@ from graft_api import health
 from graft_api.adapter import AdapterPhase, AdapterStatus, Placement
 from graft_api.fleet import REPORT_SECONDS, RETRIED, LoadFailure, ProbeReading, VersionReport, VersionState
 from graft_api.modelendpoint import ModelEndpointSpec, PodProblem
-from graft_operator.adapter.observed import Observed
+from graft_operator.adapter.observed import Observed, Unreadable
 from graft_operator.engine.clock import parse_rfc3339, rfc3339
 from graft_operator.engine.conditions import shorten
 from graft_operator.engine.events import Happening
 from graft_operator.engine.summary import of_phase, phase_changed, tell
+from graft_operator.modelendpoint.observed import ServerPod
 
 RELEASE_AFTER = timedelta(minutes=5)
 """A deletion waits for the drain no longer than this: an adapter that nobody can unload must not block its namespace."""
@@ -42,8 +43,10 @@ class View:
     look_again: bool = False
 
 
-def decide(observed: Observed, now: datetime) -> Decision:
+def decide(observed: Observed | Unreadable, now: datetime) -> Decision:
     """Return what to do and what to say."""
+    if isinstance(observed, Unreadable):
+        return _cannot(observed, now)
     if observed.deleting_since is not None:
         return _retire(observed, now)
     if observed.listening and observed.status.phase is not None and any(pod.ready and pod.report is None for pod in observed.servers):
@@ -53,17 +56,30 @@ def decide(observed: Observed, now: datetime) -> Decision:
     return Decision(summarize(observed, view, now), finalizer=True, requeue_after=again)
 
 
+def _cannot(observed: Unreadable, now: datetime) -> Decision:
+    """Say it. Nobody can tell where it is, so that its deletion waits for nothing."""
+    view = View("Failed", "InvalidSpec", shorten(str(observed.spec)))
+    finalizer = observed.has_finalizer and observed.deleting_since is None
+    return Decision(summarize(observed, view, now), finalizer=finalizer)
+
+
 def _retire(observed: Observed, now: datetime) -> Decision:
     """Release the object once nothing can reach it any more; at once when its endpoint or namespace is going."""
     assert observed.deleting_since is not None  # noqa: S101 - asked only then
-    held = [pod.name for pod in observed.servers if pod.version(observed.version) is not None]
+    held = [pod for pod in observed.servers if observed.may_have(pod)]
     gone = observed.endpoint is None or observed.endpoint.deleting
     waited = now - parse_rfc3339(observed.deleting_since)
     if gone or waited >= RELEASE_AFTER or not (observed.is_wanted() or held):
         return Decision(observed.status, finalizer=False)
-    told = "requests may still go to it" if observed.is_wanted() else f"{len(held)} replicas have it loaded"
+    told = "requests may still go to it" if observed.is_wanted() else _held(observed, held)
     view = View("Retiring", "Draining", f"{told}; released after {RELEASE_AFTER.seconds} s at the latest")
     return Decision(summarize(observed, view, now), finalizer=True, requeue_after=min(LOOK_AGAIN, RELEASE_AFTER - waited))
+
+
+def _held(observed: Observed, held: Sequence[ServerPod]) -> str:
+    have = sum(pod.version(observed.version) is not None for pod in held)
+    silent = len(held) - have
+    return f"{have} of {len(observed.servers)} replicas still have it, {silent} have not said yet"
 
 
 def _unfit(observed: Observed) -> View | None:
@@ -173,7 +189,7 @@ def _effect(*, weak: bool) -> dict[str, tuple[str, str, str]]:
     return {"EffectProven": ("True", "Probed", "its answers are those that the package promises")}
 
 
-def summarize(observed: Observed, view: View, now: datetime) -> AdapterStatus:
+def summarize(observed: Observed | Unreadable, view: View, now: datetime) -> AdapterStatus:
     """Return the status as the user should see it now."""
     told = of_phase(health.ADAPTER[view.phase], view.reason, view.message) | view.extra
     facts = {

@@ -21,6 +21,22 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """An Adapter whose spec this version cannot read: a CRD of another version let it through."""
+
+    generation: int
+    spec: Invalid
+    status: AdapterStatus
+    deleting_since: str | None
+    has_finalizer: bool
+
+    @property
+    def version(self) -> str | None:
+        """The name under which vLLM holds it, if it was ever told."""
+        return self.status.version
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything that one decision needs."""
 
@@ -45,6 +61,14 @@ class Observed:
     def is_wanted(self) -> bool:
         """Whether the agents are asked to load it."""
         return self.routes is not None and any(version.name == self.version for version in self.routes.versions)
+
+    def may_have(self, pod: ServerPod) -> bool:
+        """Whether a pod may still hold it: what the pod said before it knew of these routes proves nothing, and nor does silence."""
+        if pod.report is None:
+            return pod.running
+        routes = self.routes
+        behind = routes is not None and (pod.report.epoch, pod.report.revision) < (routes.epoch, routes.revision)
+        return behind or pod.version(self.version) is not None
 
     def is_routed(self) -> bool:
         """Whether requests go to it."""

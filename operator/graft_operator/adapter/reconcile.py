@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft_api.adapter import FINALIZER, AdapterSpec, AdapterStatus
-from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY, ledger_name, routes_name
+from graft_api.dataplane import ledger_name, routes_name
 from graft_api.ledger import Ledger
-from graft_api.routes import Routes
 from graft_api.schema import Invalid, parse
 from graft_operator.adapter import decide
-from graft_operator.adapter.observed import Endpoint, Observed
+from graft_operator.adapter.observed import Endpoint, Observed, Unreadable
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.controller import Outcome
 from graft_operator.engine.events import EventRecorder
@@ -18,7 +17,7 @@ from graft_operator.engine.kube import Kube
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, MODEL_ENDPOINTS
 from graft_operator.engine.status import write_status
-from graft_operator.modelendpoint.observe import Hearsay, read_document, read_spec, server_pods
+from graft_operator.modelendpoint.observe import Hearsay, read_ledger, read_routes, read_spec, server_pods
 
 Manifest = dict[str, Any]
 
@@ -49,9 +48,17 @@ class Adapters:
                 await self.events.emit(resource, happening)
         return Outcome(requeue_after=decision.requeue_after)
 
-    async def _observe(self, resource: Manifest) -> Observed:
+    async def _observe(self, resource: Manifest) -> Observed | Unreadable:
         metadata = resource["metadata"]
-        namespace, spec = metadata["namespace"], parse(AdapterSpec, resource["spec"])
+        namespace, spec = metadata["namespace"], _spec(resource)
+        if isinstance(spec, Invalid):
+            return Unreadable(
+                generation=metadata["generation"],
+                spec=spec,
+                status=parse(AdapterStatus, resource.get("status") or {}),
+                deleting_since=metadata.get("deletionTimestamp"),
+                has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
+            )
         endpoint_key = Key(namespace, spec.endpoint_ref.name)
         endpoint, routes, ledger, servers = await asyncio.gather(
             self.kube.get(MODEL_ENDPOINTS, namespace, endpoint_key.name),
@@ -67,8 +74,8 @@ class Adapters:
             status=parse(AdapterStatus, resource.get("status") or {}),
             deleting_since=metadata.get("deletionTimestamp"),
             has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
-            endpoint=_endpoint(endpoint, read_document(ledger, LEDGER_KEY, Ledger)[0]),
-            routes=read_document(routes, ROUTES_KEY, Routes)[0],
+            endpoint=_endpoint(endpoint, read_ledger(ledger, endpoint_key.name)[0]),
+            routes=read_routes(routes, endpoint_key.name)[0],
             servers=[pod for pod in servers if not pod.terminating],
             listening=self.hearsay.listening(),
         )
@@ -81,6 +88,13 @@ class Adapters:
             "metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": [*others, FINALIZER] if present else others or None}
         }
         return await self.kube.merge_patch(ADAPTERS, metadata["namespace"], metadata["name"], patch)
+
+
+def _spec(resource: Manifest) -> AdapterSpec | Invalid:
+    try:
+        return parse(AdapterSpec, resource.get("spec"))
+    except Invalid as invalid:
+        return Invalid([f"spec.{problem}" for problem in invalid.problems])
 
 
 def _endpoint(resource: Manifest | None, ledger: Ledger | None) -> Endpoint | None:

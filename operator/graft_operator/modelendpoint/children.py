@@ -5,12 +5,11 @@ Deployments are applied when the spec changed or an upgrade is due (`decide.roll
 what was read. Labels of the parent are not copied: they would make children prunable by whoever tracks the parent.
 """
 
-import json
-
 from graft_api import dataplane as plane
 from graft_api.ledger import Ledger, LedgerDomain
 from graft_api.modelendpoint import ModelEndpointSpec
 from graft_api.routes import Routes
+from graft_api.schema import canonical_json
 from graft_operator.engine.resources import (
     DEPLOYMENTS,
     NETWORK_POLICIES,
@@ -24,7 +23,6 @@ from graft_operator.engine.resources import (
 from graft_operator.modelendpoint import templates
 from graft_operator.modelendpoint.companions import Companions, companions
 from graft_operator.modelendpoint.parent import Manifest, Parent, Platform, gateway_name, server_name
-from graft_operator.reports.ca import RECORD_LABEL
 
 __all__ = ["Companions", "Manifest", "Parent", "Platform", "companions", "gateway_name", "server_name"]
 
@@ -91,14 +89,15 @@ def gateway_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platfo
 
 def routes_config_map(parent: Parent, routes: Routes) -> Manifest:
     """Build the record that gateways and agents watch. It goes with its endpoint."""
-    return _record(parent.metadata(plane.routes_name(parent.name), "routes"), "routes", {plane.ROUTES_KEY: routes.to_json()})
+    metadata = parent.metadata(plane.routes_name(parent.name), "routes")
+    return _record(metadata, plane.ROUTES_RECORD, {plane.ROUTES_KEY: routes.to_json()})
 
 
 def ledger_config_map(parent: Parent, ledger: Ledger) -> Manifest:
     """Build the record of what serves. Nobody owns it: it outlives its endpoint, and a restored one goes on from it."""
     metadata = parent.metadata(plane.ledger_name(parent.name), "ledger")
     del metadata["ownerReferences"]
-    return _record(metadata, "ledger", {plane.LEDGER_KEY: ledger.to_json()})
+    return _record(metadata, plane.LEDGER_RECORD, {plane.LEDGER_KEY: ledger.to_json()})
 
 
 def resource_of(manifest: Manifest) -> Resource:
@@ -122,10 +121,11 @@ def _provenance(spec_hash: str, template: Manifest, upgrade: str) -> dict[str, s
 
 
 def _record(metadata: Manifest, record: str, data: dict[str, Manifest]) -> Manifest:
-    metadata["labels"] |= {RECORD_LABEL: record}
+    """Without spaces: a ConfigMap holds 1 MiB, and a full ledger needs most of it (`ledgers.MOST_BYTES`)."""
+    metadata["labels"] |= {plane.RECORD_LABEL: record}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata,
-        "data": {key: json.dumps(value, indent=1, sort_keys=True) for key, value in data.items()},
+        "data": {key: canonical_json(value).decode() for key, value in data.items()},
     }

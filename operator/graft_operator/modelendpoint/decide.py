@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from graft_api.dataplane import ledger_name, routes_name
 from graft_api.fleet import REPORT_SECONDS
 from graft_api.ledger import Ledger
 from graft_api.modelendpoint import ModelEndpointSpec, ModelEndpointStatus
@@ -37,6 +38,16 @@ class Decision:
     """Of a Deployment that is otherwise left as it is: its name, and how many replicas."""
     remove: Sequence[Manifest] = ()
     requeue_after: timedelta | None = None
+    view: View | None = None
+    """Of the status. Absent: nothing is brought about."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the API server, or somebody else's object, did not let a pass end."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,23 @@ def decide(observed: Observed, platform: Platform, epoch: int, salt: Callable[[s
         scale=server.scale or gateway.scale,
         remove=companions.unwanted,
         requeue_after=None if view.settled else LOOK_AGAIN,
+        view=view,
     )
+
+
+def refused(observed: Observed, decision: Decision, refusal: Refusal, now: datetime, *, recorded: bool) -> Decision:
+    """
+    Return what to say then, and nothing more to do: the refusal, and beside it all that is true nevertheless.
+
+    `recorded`: ledger and routes of the decision are written. It is tried again: a quota may be raised, an object deleted.
+    """
+    if decision.view is None:
+        return decision  # nothing was to be done, and that has a reason of its own
+    view = View("Failed", refusal.reason, refusal.message, decision.view.extra if recorded else {})
+    ledger, routes = (decision.ledger, decision.routes) if recorded else (observed.ledger, observed.routes)
+    assert isinstance(observed.spec, ModelEndpointSpec)  # noqa: S101 - something was to be done
+    serving = (observed.spec, ledger, routes) if ledger and routes else None
+    return Decision(summarize(observed, view, serving, now), requeue_after=LOOK_AGAIN)
 
 
 def rollout(existing: Manifest | None, built: Manifest, policy: str) -> Rollout:
@@ -106,14 +133,13 @@ def _cannot(observed: Observed) -> View | None:
     """Return what stands against doing anything; what serves goes on serving."""
     if isinstance(observed.spec, Invalid):
         return View("Failed", "InvalidSpec", str(observed.spec))
+    name = observed.parent.name
+    for config_map, taken in ((ledger_name(name), observed.ledger_record), (routes_name(name), observed.routes_record)):
+        if taken is not None and taken.foreign:
+            return View("Failed", "NameConflict", f"ConfigMap {config_map} exists and belongs to somebody else; delete or rename it")
     for name, record in (("ledger", observed.ledger_record), ("routes", observed.routes_record)):
         if record is not None and record.problem:
             return View("Failed", f"{name.title()}Invalid", f"the {name} cannot be read, restore it from a backup: {record.problem}")
     if observed.policies_missing:
         return View("Failed", "PolicyMissing", "; ".join(observed.policies_missing))
     return None
-
-
-def name_conflict(observed: Observed, message: str, now: datetime) -> ModelEndpointStatus:
-    """What to say when a name that a child must have belongs to somebody else."""
-    return summarize(observed, View("Failed", "NameConflict", message), None, now)

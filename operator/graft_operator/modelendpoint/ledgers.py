@@ -11,12 +11,15 @@ from graft_api.dataplane import version_name
 from graft_api.ledger import Ledger, LedgerDomain, LedgerVersion, Switch
 from graft_api.modelendpoint import Domain, ModelEndpointSpec
 from graft_api.routes import Routes
+from graft_api.schema import canonical_json
 from graft_operator.engine.clock import rfc3339
 from graft_operator.modelendpoint.observed import AdapterView, Observed
 
 HISTORY = 32
 MOST_DOMAINS = 64
 """As many as the ledger's own schema lets it remember."""
+MOST_BYTES = 900 * 1024
+"""A ConfigMap holds 1 MiB, and some is left for its key and for numbers that grow. What is never left out needs less."""
 
 
 def advance(observed: Observed, spec: ModelEndpointSpec, salt: Callable[[str], str], now: datetime) -> Ledger:
@@ -27,7 +30,7 @@ def advance(observed: Observed, spec: ModelEndpointSpec, salt: Callable[[str], s
         domain = known.get(wanted.name) or LedgerDomain(name=wanted.name, salt=salt(wanted.name))
         known[wanted.name] = _forget_deleted(observed, _advance(observed, wanted, domain, now))
     kept = _remembered(known, {domain.name for domain in spec.domains})
-    return ledger.model_copy(update={"domains": kept, "base_digest": base_digest(observed, spec, ledger)})
+    return _bounded(ledger.model_copy(update={"domains": kept, "base_digest": base_digest(observed, spec, ledger)}))
 
 
 def _remembered(known: dict[str, LedgerDomain], named: set[str]) -> list[LedgerDomain]:
@@ -38,6 +41,16 @@ def _remembered(known: dict[str, LedgerDomain], named: set[str]) -> list[LedgerD
 
     kept = sorted(known.values(), key=worth, reverse=True)[:MOST_DOMAINS]
     return sorted(kept, key=lambda domain: domain.name)
+
+
+def _bounded(ledger: Ledger) -> Ledger:
+    """Return the ledger with as much of its history as there is room for: the last of each domain, which numbers the next, stays."""
+    for kept in range(HISTORY, 1, -1):
+        if len(canonical_json(ledger.to_json())) <= MOST_BYTES:
+            break
+        domains = [domain.model_copy(update={"history": domain.history[-kept + 1 :]}) for domain in ledger.domains]
+        ledger = ledger.model_copy(update={"domains": domains})
+    return ledger
 
 
 def adopt(routes: Routes | None, endpoint: str) -> Ledger:

@@ -8,7 +8,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from graft_api.adapter import AdapterSpec, AdapterStatus
-from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL, GATEWAY, LEDGER_KEY, ROUTES_KEY, SERVER, ledger_name, routes_name
+from graft_api.dataplane import (
+    COMPONENT_LABEL,
+    ENDPOINT_LABEL,
+    GATEWAY,
+    LEDGER_KEY,
+    LEDGER_RECORD,
+    RECORD_LABEL,
+    ROUTES_KEY,
+    ROUTES_RECORD,
+    SERVER,
+    ledger_name,
+    routes_name,
+)
 from graft_api.fleet import SILENT_SECONDS, AgentReport, GatewayReport
 from graft_api.ledger import Ledger
 from graft_api.modelendpoint import ModelEndpointSpec, ModelEndpointStatus
@@ -78,8 +90,8 @@ async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Ma
             guard.missing(),
         ),
     )
-    ledger_document, ledger_record = read_document(ledger, LEDGER_KEY, Ledger)
-    routes_document, routes_record = read_document(routes, ROUTES_KEY, Routes)
+    ledger_document, ledger_record = read_ledger(ledger, parent.name)
+    routes_document, routes_record = read_routes(routes, parent.name)
     return Observed(
         parent=parent,
         generation=resource["metadata"]["generation"],
@@ -115,6 +127,7 @@ async def server_pods(kube: Kube, hearsay: Hearsay, key: Key) -> list[ServerPod]
                 terminating="deletionTimestamp" in pod["metadata"],
                 report=hearsay.fresh(heard.get(name), uid),
                 problem=read_container_problem(pod),
+                running=pod.get("status", {}).get("phase") == "Running",
             )
         )
     return pods
@@ -158,11 +171,28 @@ def _server_name(parent: Parent, spec: ModelEndpointSpec | Invalid) -> str:
     return children.server_name(parent)
 
 
-def read_document(config_map: Manifest | None, key: str, model: type[M]) -> tuple[M | None, Record | None]:
-    """Return the document of a record, and what a write must replace; without a document, the record says what is wrong with it."""
+def read_ledger(config_map: Manifest | None, endpoint: str) -> tuple[Ledger | None, Record | None]:
+    """Return what is in a ModelEndpoint's ledger, and what a write must replace."""
+    return _read(config_map, {RECORD_LABEL: LEDGER_RECORD, ENDPOINT_LABEL: endpoint}, LEDGER_KEY, Ledger)
+
+
+def read_routes(config_map: Manifest | None, endpoint: str) -> tuple[Routes | None, Record | None]:
+    """Return what is in a ModelEndpoint's routes, and what a write must replace."""
+    return _read(config_map, {RECORD_LABEL: ROUTES_RECORD, ENDPOINT_LABEL: endpoint}, ROUTES_KEY, Routes)
+
+
+def _read(config_map: Manifest | None, labels: dict[str, str], key: str, model: type[M]) -> tuple[M | None, Record | None]:
+    """
+    Return the document of a record; without one, the record says why there is none.
+
+    A name proves nothing: anybody may create a ConfigMap before the operator does. The record label does, for the policy graft-records
+    lets nobody else set it, on a new object or on one that is there.
+    """
     if config_map is None:
         return None, None
     metadata = config_map["metadata"]
+    if not labels.items() <= (metadata.get("labels") or {}).items():
+        return None, Record(metadata["uid"], metadata["resourceVersion"], foreign=True)
     try:
         document, problem = parse(model, json.loads((config_map.get("data") or {})[key])), None
     except (KeyError, ValueError) as error:

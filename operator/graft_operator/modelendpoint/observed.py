@@ -28,6 +28,8 @@ class ServerPod:
     """None: nothing was heard from this very pod, or not for long."""
     problem: tuple[str, str] | None = None
     """Reason and message of a container that cannot run."""
+    running: bool = True
+    """Its vLLM may hold adapters: the pod has been placed, its model is there, and it has not ended."""
 
     def version(self, name: str) -> VersionReport | None:
         """Return what this pod says of a version."""
@@ -71,12 +73,14 @@ class AdapterView:
 
 @dataclass(frozen=True)
 class Record:
-    """A ConfigMap of ours as it was read: its document, and the version that a write must replace."""
+    """A ConfigMap under the name of a record of ours, as it was read: the version that a write must replace."""
 
     uid: str
     resource_version: str
     problem: str | None = None
     """Why its document cannot be read."""
+    foreign: bool = False
+    """Without the labels that the operator alone can set: somebody else's, whatever is in it."""
 
 
 @dataclass(frozen=True)

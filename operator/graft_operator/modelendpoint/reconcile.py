@@ -15,7 +15,8 @@ from graft_api.modelendpoint import ModelEndpointStatus
 from graft_api.schema import canonical_json, parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.controller import Outcome
-from graft_operator.engine.errors import Conflict
+from graft_operator.engine.errors import AlreadyExists, Conflict, Forbidden
+from graft_operator.engine.errors import Invalid as RefusedByServer
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.ownership import is_controlled_by
@@ -101,21 +102,36 @@ class ModelEndpoints:
             return Outcome()
         if "deletionTimestamp" in resource["metadata"]:
             return Outcome()  # children go with their owner; the ledger stays
-        await self.trust.ensure(key.namespace)
         observed = await observe(self.kube, self.guard, self.hearsay, resource)
         decision = decide.decide(observed, self.platform, self.epoch(), self.salt, self.clock.now())
-        status = decision.status
-        try:
-            await self._act(observed, decision)
-        except NameTaken as taken:
-            status = decide.name_conflict(observed, str(taken), self.clock.now())
+        decision = await self._try_to_act(observed, decision)
         before = parse(ModelEndpointStatus, resource.get("status") or {})
-        if await write_status(self.kube, MODEL_ENDPOINTS, resource, status.to_json()):
-            for happening in happenings(before, status):
+        if await write_status(self.kube, MODEL_ENDPOINTS, resource, decision.status.to_json()):
+            for happening in happenings(before, decision.status):
                 await self.events.emit(resource, happening)
         return Outcome(requeue_after=decision.requeue_after)
 
-    async def _act(self, observed: Observed, decision: decide.Decision) -> None:
+    async def _try_to_act(self, observed: Observed, decision: decide.Decision) -> decide.Decision:
+        """Return the decision, or what to say instead: a refusal belongs into the status, not only into our log."""
+        recorded = False
+        try:
+            await self._write_records(observed, decision)
+            recorded = True
+            # Every pass, not only the first: a renewed authority must reach the namespaces of running pods. Cached.
+            await self.trust.ensure(observed.parent.namespace)
+            await self._write_children(observed.parent, decision)
+        except NameTaken as taken:
+            refusal = decide.Refusal("NameConflict", str(taken))
+        except RefusedByServer as invalid:
+            refusal = decide.Refusal("InvalidSpec", invalid.told())
+        except Forbidden as forbidden:
+            refusal = decide.Refusal("Forbidden", str(forbidden))
+        else:
+            return decision
+        return decide.refused(observed, decision, refusal, self.clock.now(), recorded=recorded)
+
+    async def _write_records(self, observed: Observed, decision: decide.Decision) -> None:
+        """Write the ledger first: what follows from it is completed by the next pass."""
         parent = observed.parent
         if decision.ledger is not None and decision.ledger != observed.ledger:
             body = children.ledger_config_map(parent, decision.ledger)
@@ -124,6 +140,8 @@ class ModelEndpoints:
             body = children.routes_config_map(parent, decision.routes)
             await self._record(body, ROUTES_KEY, decision.routes, observed.routes_record)
             LOG.info("%s/%s: routes", parent.namespace, parent.name, extra={"revision": decision.routes.revision})
+
+    async def _write_children(self, parent: children.Parent, decision: decide.Decision) -> None:
         for manifest in decision.apply:
             await self._apply(parent.uid, manifest)
         if decision.scale is not None:
@@ -136,7 +154,10 @@ class ModelEndpoints:
         """Write a record on top of exactly what was read. Raises Conflict, so that the pass starts over."""
         metadata = body["metadata"]
         if record is None:
-            await self.kube.create(CONFIG_MAPS, body)
+            try:
+                await self.kube.create(CONFIG_MAPS, body)
+            except AlreadyExists as there:  # since it was read; the next pass says whose it is
+                raise Conflict(str(there)) from there
             return
         owners = metadata.get("ownerReferences")
         patch: Manifest = {"metadata": {"resourceVersion": record.resource_version}, "data": {key: body["data"][key]}}

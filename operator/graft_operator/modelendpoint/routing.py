@@ -13,7 +13,6 @@ from graft_api.routes import Arm, EndpointIdentity, GatewaySettings, Route, Rout
 from graft_operator.modelendpoint import children
 from graft_operator.modelendpoint.observed import AdapterView, Observed
 
-DEFAULT_RANK = 64
 MAX_VERSIONS = 64
 
 
@@ -28,7 +27,7 @@ def build(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, epoch: in
         revision=max(ledger.revision, before.revision if before else 0),
         base_digest=ledger.base_digest,
         max_loras=slots,
-        max_lora_rank=spec.server.max_lora_rank or DEFAULT_RANK,
+        max_lora_rank=spec.rank(),
         signing_keys=[key.pem for key in spec.trusted_keys],
         versions=_versions(observed, spec, ledger)[:MAX_VERSIONS],
         routes=[_route(domain, ledger) for domain in spec.domains],

@@ -6,7 +6,7 @@ A folder with a visible name was verified before it got that name. Everything hi
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from graft_api.fleet import LoadFailure
@@ -40,12 +40,12 @@ class Cache:
         """Return the versions that are here whole."""
         return frozenset(entry.name for entry in self.root.iterdir() if not entry.name.startswith("."))
 
-    def begin(self, name: str, size: int, keep: Collection[str]) -> Path:
+    def begin(self, name: str, size: int, keep: Callable[[], Collection[str]]) -> Path:
         """
         Make room for `size` bytes and return an empty folder to fetch into.
 
-        What makes room are the folders that were used longest ago; `keep` are those that may not go, for vLLM reads them again
-        whenever it likes.
+        What makes room are the folders that were used longest ago; `keep` returns those that may not go, for vLLM reads them again
+        whenever it likes. It is asked before each removal: what was loaded a moment ago counts.
         """
         folder = self.path(name).with_name(_FETCHING + name)
         _remove(folder)
@@ -78,12 +78,14 @@ class Cache:
         """Remove a version's folder. Only after vLLM has let go of it: it reads adapters again, and dies if one is gone."""
         _remove(self.path(name))
 
-    def _make_room(self, name: str, size: int, keep: Collection[str]) -> None:
+    def _make_room(self, name: str, size: int, keep: Callable[[], Collection[str]]) -> None:
         sizes = {entry: _size(self.root / entry) for entry in self.names()}
         free = self.limit_bytes - sum(sizes.values()) - sum(bytes_ for other, bytes_ in self._reserved.items() if other != name)
-        for entry in sorted(self.names() - set(keep) - {name}, key=lambda entry: (self.root / entry).stat().st_mtime):
+        for entry in sorted(self.names() - {name}, key=lambda entry: (self.root / entry).stat().st_mtime):
             if free >= size:
                 return
+            if entry in keep():
+                continue
             _remove(self.root / entry)
             free += sizes[entry]
         if free < size:

@@ -37,10 +37,10 @@ class Order:
 
     version: Version
     trust: Trust
-    keep: Collection[str]
-    """Folders of other versions that may not make room for this one."""
-    loaded: bool
-    """In vLLM already: then its folder is not replaced, come what may."""
+    keep: Callable[[], Collection[str]]
+    """Returns the folders of other versions that may not make room for this one. Asked when that is done: an order may wait for long."""
+    loaded: Callable[[], bool]
+    """Whether vLLM has it already: then its folder is not replaced, come what may."""
     stop: threading.Event
     now_at: Callable[[VersionState], None]
 
@@ -65,7 +65,7 @@ class Fetcher:
             try:
                 return self._verified(order, folder, {})
             except VersionRefusedError as error:
-                if order.loaded or error.reason not in DAMAGED:
+                if order.loaded() or error.reason not in DAMAGED:
                     raise
                 self._cache.remove(name)
         try:

@@ -9,20 +9,21 @@ from random import SystemRandom
 
 import aiohttp
 
+from graft_runtime.environment import MissingSetting
+from graft_runtime.health import Checks, HealthServer
+from graft_runtime.process import Process, Service, run_process
 from graft_serving.agent.cache import Cache
 from graft_serving.agent.drain import Drain
 from graft_serving.agent.fetcher import Fetcher
 from graft_serving.agent.loader import Loader, Surroundings
-from graft_serving.agent.server import door_application, health_application, serve_port, serve_socket
+from graft_serving.agent.server import door_application, serve_socket
 from graft_serving.agent.settings import Settings, settings_from
 from graft_serving.agent.state import Board
 from graft_serving.agent.store import open_store
 from graft_serving.agent.tokens import TokenVerifier, gateway_of
 from graft_serving.agent.vllm import Vllm
 from graft_serving.cluster import ApiServer, api_address_from
-from graft_serving.environment import MissingSetting
 from graft_serving.operator_client import OperatorClient, report_target
-from graft_serving.process import Process, Service, run_process
 from graft_serving.routes_source import RoutesSource
 
 KEYS_FILE = "cluster-keys.json"
@@ -48,16 +49,17 @@ async def _main(settings: Settings, environ: Mapping[str, str]) -> int:
         cache = Cache(settings.adapters, settings.cache_bytes)
         fetcher = Fetcher(cache, partial(open_store, credentials=settings.credentials), time.monotonic)
         routes = RoutesSource(me.namespace, me.endpoint, me.routes_directory, api)
-        around = Surroundings(vllm, cache, fetcher, board, settings.base_digest, lambda: routes.watched, time.monotonic, random)
+        around = Surroundings(vllm, cache, fetcher, board, settings.server, lambda: routes.watched, time.monotonic, random)
         loader = Loader(around)
         drain = Drain(loader.drain, vllm.in_flight, settings.drain_seconds)
         tokens = TokenVerifier(api.get, gateway_of(me.namespace, me.endpoint), settings.run_directory / KEYS_FILE, time.time)
+        ready = Checks(ready={"adapters": lambda: None if loader.ready() else "vLLM does not serve, or what is routed was not tried yet"})
         services = [
-            Service("health", lambda: serve_port(health_application(loader.ready), settings.health_port)),
+            Service("health", HealthServer(None, ready, "", settings.health_port).run),
             Service("socket", lambda: serve_socket(door_application(tokens.answer, board, drain), settings.socket)),
             Service("routes", lambda: routes.run(loader.apply)),
-            Service("loader", loader.run),
+            Service("loader", loader.run, drain.run),
         ]
         if me.reports_url:
             services.append(Service("reports", lambda: client.run(board.report)))
-        return await Process(services, drain.run).run()
+        return await Process(services).run()

@@ -1,5 +1,5 @@
 """
-Who asks the agent: the door over a Unix socket, and the kubelet on the health port.
+What the door asks the agent, over a Unix socket.
 
 The door has checked the caller's token before it passes on /graft/state; what it asks at /auth is that very check.
 """
@@ -55,38 +55,14 @@ def door_application(authenticate: Authenticate, board: Board, drain: Drain) -> 
     return application
 
 
-def health_application(ready: Callable[[], bool]) -> web.Application:
-    """Return what listens on the health port. It carries no data."""
-
-    async def readyz(_: web.Request) -> web.Response:
-        return web.Response(status=200 if ready() else 503)
-
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response()
-
-    application = web.Application()
-    application.router.add_get("/readyz", readyz)
-    application.router.add_get("/livez", livez)
-    return application
-
-
 async def serve_socket(application: web.Application, path: Path) -> None:
     """Serve until cancelled."""
     # Of an earlier process: the volume outlives the container.
     path.unlink(missing_ok=True)  # noqa: ASYNC240 - in memory, and nothing runs yet
-    await _serve(application, lambda runner: web.UnixSite(runner, str(path)))
-
-
-async def serve_port(application: web.Application, port: int) -> None:
-    """Serve on all addresses until cancelled."""
-    await _serve(application, lambda runner: web.TCPSite(runner, port=port))
-
-
-async def _serve(application: web.Application, site: Callable[[web.AppRunner], web.BaseSite]) -> None:
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
-        await site(runner).start()
+        await web.UnixSite(runner, str(path)).start()
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()

@@ -14,7 +14,9 @@ from graft_api.dataplane import (
     RUN_DIRECTORY,
     SERVER_PORT,
 )
-from graft_serving.environment import Identity, identity_from, whole_number
+from graft_runtime.environment import whole_number
+from graft_serving.agent.wanted import Server
+from graft_serving.environment import Identity, identity_from
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Settings:
     identity: Identity
     cache_bytes: int
     drain_seconds: int
-    base_digest: str | None
+    server: Server
     vllm_url: str
     adapters: Path
     credentials: Path
@@ -39,13 +41,23 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         identity=identity_from(environ),
         cache_bytes=whole_number(environ, "GRAFT_ADAPTER_CACHE_BYTES", 20 * 1024**3),
         drain_seconds=whole_number(environ, "GRAFT_DRAIN_SECONDS", 60),
-        base_digest=environ.get("GRAFT_BASE_DIGEST") or written_digest(environ),
+        server=server_from(environ),
         vllm_url=environ.get("GRAFT_VLLM_URL", f"http://127.0.0.1:{SERVER_PORT}"),
         adapters=Path(environ.get("GRAFT_ADAPTERS_DIRECTORY", ADAPTERS_DIRECTORY)),
         credentials=Path(environ.get("GRAFT_CREDENTIALS_DIRECTORY", CREDENTIALS_DIRECTORY)),
         socket=Path(environ.get("GRAFT_AGENT_SOCKET", AGENT_SOCKET)),
         run_directory=Path(environ.get("GRAFT_RUN_DIRECTORY", RUN_DIRECTORY)),
         health_port=whole_number(environ, "GRAFT_AGENT_HEALTH_PORT", AGENT_HEALTH_PORT),
+    )
+
+
+def server_from(environ: Mapping[str, str]) -> Server:
+    """Read with what this pod's vLLM was started. Raises `MissingSetting`."""
+    return Server(
+        # None of both: a pod that an older graft made.
+        max_loras=whole_number(environ, "GRAFT_MAX_LORAS", 0) or None,
+        max_lora_rank=whole_number(environ, "GRAFT_MAX_LORA_RANK", 0) or None,
+        base_digest=environ.get("GRAFT_BASE_DIGEST") or written_digest(environ),
     )
 
 

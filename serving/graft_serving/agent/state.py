@@ -24,6 +24,8 @@ class Picture:
     its adapter is still being loaded again."""
     base_digest: str | None = None
     versions: Sequence[Progress] = ()
+    unloading: Sequence[str] = ()
+    """What vLLM has besides, or may have."""
 
     @property
     def ready(self) -> list[str]:
@@ -87,11 +89,15 @@ class Board:
             server=picture.server,
             server_starts=picture.server_starts,
             base_digest=picture.base_digest,
-            versions=[_report(item) for item in picture.versions],
+            versions=[*map(_report, picture.versions), *map(_leaving, picture.unloading)],
         )
 
     def _said(self) -> tuple[bool, list[str]]:
         return self.picture.server == "Serving" and self.picture.attempted, self.picture.ready
+
+
+def _leaving(name: str) -> VersionReport:
+    return VersionReport(name=name, state=VersionState.UNLOADING)
 
 
 def _report(item: Progress) -> VersionReport:

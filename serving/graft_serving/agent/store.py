@@ -10,29 +10,19 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from graft_api.fleet import LoadFailure
-from graft_serving.agent.failure import VersionRefusedError
+from graft_runtime.store import Entry
+from graft_serving.agent.failure import VersionRefusedError, invalid
 from graft_serving.agent.paths import check_relative
 
 PARALLEL = 8
 PART_BYTES = 16 * 1024 * 1024
-CHUNK_BYTES = 1024 * 1024
 TRIES = 4
 """Of each part; a part that breaks off goes on where it broke."""
 MOST_OBJECTS = 4096
 """Of a folder."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One object below the store's URI."""
-
-    path: str
-    size_bytes: int
-    version: str = ""
-    """etag; empty for files."""
 
 
 class Store(Protocol):
@@ -43,44 +33,21 @@ class Store(Protocol):
     def list(self) -> list[Entry]:
         """Return every object below the URI."""
 
-    def read(self, entry: Entry, start: int, length: int) -> Iterator[bytes]:
+    def read_part(self, entry: Entry, start: int, length: int) -> Iterator[bytes]:
         """Return a part of an object as it was listed, in pieces."""
 
 
 def open_store(uri: str, credentials: Path) -> Store:
-    """Return the store at `uri` (`s3://bucket/folder` or `file:///folder`). Nothing is asked of it yet."""
-    scheme = urlsplit(uri).scheme
-    if scheme == "file":
-        return FileStore(uri)
-    if scheme == "s3":
-        from graft_serving.agent.s3 import S3Store, read_credentials  # noqa: PLC0415 - file:// needs no S3 client
+    """
+    Return the store at `uri`, `s3://bucket/folder`. Nothing is asked of it yet.
 
-        return S3Store(uri, read_credentials(credentials))
-    raise VersionRefusedError(LoadFailure.NOT_FOUND, f"{uri}: only s3:// and file:// can be fetched")
+    No file://: whoever may create an Adapter would have this process read its own files, secrets included, and say what is in them.
+    """
+    if urlsplit(uri).scheme != "s3":
+        raise invalid(f"{uri[:200]}: only s3:// can be fetched")
+    from graft_serving.agent.s3 import open_folder  # noqa: PLC0415 - whoever brings a store of their own needs no S3 client
 
-
-class FileStore:
-    """A folder of this machine: tests, and volumes."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
-        self._root = Path(unquote(urlsplit(uri).path))
-
-    def list(self) -> list[Entry]:
-        """See `Store`."""
-        found = sorted(file for file in self._root.rglob("*") if file.is_file())
-        return [Entry(str(file.relative_to(self._root)), file.stat().st_size) for file in found]
-
-    def read(self, entry: Entry, start: int, length: int) -> Iterator[bytes]:
-        """See `Store`."""
-        try:
-            with (self._root / entry.path).open("rb") as file:
-                file.seek(start)
-                while length and (chunk := file.read(min(CHUNK_BYTES, length))):
-                    length -= len(chunk)
-                    yield chunk
-        except OSError as error:
-            raise VersionRefusedError(LoadFailure.STORE_UNAVAILABLE, f"{self.uri}/{entry.path}: {error.strerror}") from error
+    return open_folder(uri, credentials)
 
 
 def listed(store: Store, most_bytes: int) -> list[Entry]:
@@ -157,7 +124,7 @@ def _copy_part(store: Store, part: _Part, target: Path, pause: Callable[[float],
 
 def _append(store: Store, part: _Part, done: int, write: Callable[[bytes], int], broken: threading.Event) -> int:
     """Return how many bytes the store still owes after it has ended its answer."""
-    for chunk in store.read(part.entry, part.start + done, part.length - done):
+    for chunk in store.read_part(part.entry, part.start + done, part.length - done):
         if broken.is_set() or done + len(chunk) > part.length:
             raise VersionRefusedError(LoadFailure.STORE_UNAVAILABLE, f"{store.uri}/{part.entry.path}: the answer was cut off")
         write(chunk)

@@ -216,6 +216,7 @@ class TokenVerifier:
         self._asked_at: float | None = None
         self._away = False
         self._asking = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._trouble = Trouble("reading the cluster's keys", REMIND_SECONDS)
         self._told: dict[Refusal, float] = {}
 
@@ -235,22 +236,24 @@ class TokenVerifier:
         if self._keys is None and not await self._refresh(None):
             raise KeysUnavailable("the API server's keys could not be had yet")
         try:
-            return self._verify(token)
+            return await self._verify(token)
         except Refused as refused:
             if refused.reason not in {Refusal.UNKNOWN_KEY, Refusal.ISSUER}:
                 raise
             if not await self._refresh(self._keys):
                 raise self._last_word(refused) from None
-        return self._verify(token)
+        return await self._verify(token)
 
     def _last_word(self, refused: Refused) -> Exception:
         """A key that we do not have is no proof of a lie while the keys cannot be asked for."""
         return KeysUnavailable("the API server's newer keys could not be had") if self._away else refused
 
-    def _verify(self, token: str) -> Accepted:
-        if self._keys is None:
-            raise KeysUnavailable("the API server's keys could not be had yet")
-        return verify(token, self._keys, self._expected, self._now())
+    async def _verify(self, token: str) -> Accepted:
+        async with self._turn:
+            await asyncio.sleep(0)  # one in each turn of the loop: in between, gateways and the kubelet get their answers
+            if self._keys is None:
+                raise KeysUnavailable("the API server's keys could not be had yet")
+            return verify(token, self._keys, self._expected, self._now())
 
     async def _refresh(self, seen: ClusterKeys | None) -> bool:
         """Ask for the keys unless that was done a moment ago; whether they are newer than those that the caller saw."""

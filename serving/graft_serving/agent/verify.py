@@ -5,24 +5,24 @@ Whether a folder is the adapter that the routes ask for. Nothing of it is believ
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_signing import hashing, verifying
 from pydantic import ValidationError
 
 from graft_api.artifact import MANIFEST, PROBES, SIGNATURE, ArtifactManifest, FileEntry, Probes
 from graft_api.fleet import LoadFailure
 from graft_api.routes import Version
+from graft_runtime import signatures
+from graft_runtime.digests import PICKLES, file_sha256
 from graft_serving.agent.failure import VersionRefusedError, invalid, unsupported
 from graft_serving.agent.paths import check_relative
-from graft_serving.agent.weights import WEIGHTS, check_adapter, has_effect
+from graft_serving.agent.weights import ADAPTER_CONFIG, WEIGHTS, AdapterConfig, check_adapter, has_effect
 
 MANIFEST_BYTES = 4 * 1024 * 1024
-CODE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle", ".py", ".so")
+CODE = (*PICKLES, ".py", ".so")
 """Files that run whatever they like when they are read, and that vLLM would read in the absence of better ones."""
 
 
@@ -33,6 +33,9 @@ class Trust:
     signing_keys: Sequence[str]
     base_digest: str | None
     max_rank: int
+    """Of the endpoint."""
+    server_rank: int | None = None
+    """The highest that this pod's vLLM was started for; None: that of the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def verify(folder: Path, version: Version, trust: Trust) -> Package:
         signed.result()
     _check_belongs(manifest, version, trust)
     _check_no_code(manifest.files)
-    check_adapter(folder, trust.max_rank)
+    _check_room(check_adapter(folder, trust.max_rank), trust)
     probes = _probes(folder)
     if probes is None and not has_effect(folder / WEIGHTS):
         raise VersionRefusedError(LoadFailure.NO_EFFECT, f"{WEIGHTS}: every lora_B is zero, so answers would be the base model's")
@@ -100,9 +103,7 @@ def _check_files(folder: Path, files: Iterable[FileEntry]) -> None:
         size = path.stat().st_size
         if size != file.size_bytes:
             raise VersionRefusedError(LoadFailure.DIGEST_MISMATCH, f"{file.path} has {size} bytes, but {file.size_bytes} are listed")
-        with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file.sha256:
+        if (found := file_sha256(path)) != file.sha256:
             raise VersionRefusedError(LoadFailure.DIGEST_MISMATCH, f"{file.path} has sha256 {found}, but {file.sha256} is listed")
 
 
@@ -117,15 +118,10 @@ def check_signature(folder: Path, keys: Sequence[str]) -> None:
 
 
 def _signed_by(folder: Path, signature: Path, key: str) -> bool:
-    # By default model-signing leaves files such as .gitignore out; the trainer signs everything.
-    everything = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(key)
-        file.flush()
-        try:
-            verifying.Config().use_elliptic_key_verifier(public_key=file.name).set_hashing_config(everything).verify(folder, signature)
-        except Exception:  # noqa: BLE001 - whatever a crafted signature makes the library raise: it is no signature
-            return False
+    try:
+        signatures.verify(folder, signature, key.encode())
+    except Exception:  # noqa: BLE001 - whatever a crafted signature makes the library raise: it is no signature
+        return False
     return True
 
 
@@ -137,6 +133,13 @@ def _check_belongs(manifest: ArtifactManifest, version: Version, trust: Trust) -
         served = trust.base_digest or "an unknown one"
         message = f"{MANIFEST}: baseModel.digest is {manifest.base_model.digest}, but this endpoint serves {served}"
         raise VersionRefusedError(LoadFailure.WRONG_BASE, message)
+
+
+def _check_room(config: AdapterConfig, trust: Trust) -> None:
+    if trust.server_rank is not None and config.highest_rank > trust.server_rank:
+        started = f"this pod's vLLM was started with --max-lora-rank {trust.server_rank}, and the endpoint has {trust.max_rank} now"
+        message = f"{ADAPTER_CONFIG}: rank {config.highest_rank}, but {started}: the pod must be replaced"
+        raise VersionRefusedError(LoadFailure.SERVER_DIFFERS, message)
 
 
 def _check_no_code(files: Iterable[FileEntry]) -> None:

@@ -68,6 +68,11 @@ class AdapterConfig:
     """Names, or PEFT's regular expression."""
     target_parameters: tuple[str, ...]
 
+    @property
+    def highest_rank(self) -> int:
+        """Of any module."""
+        return max(self.rank, *self.rank_pattern.values(), 0)
+
     def rank_of(self, module: str) -> int:
         """Return the rank of one module, by PEFT's rule: the first pattern that matches its end."""
         for pattern, rank in self.rank_pattern.items():
@@ -76,10 +81,11 @@ class AdapterConfig:
         return self.rank
 
 
-def check_adapter(folder: Path, max_rank: int) -> None:
-    """Refuse an adapter that vLLM would not serve just as it was trained."""
+def check_adapter(folder: Path, max_rank: int) -> AdapterConfig:
+    """Return its configuration. Refuses an adapter that vLLM would not serve just as it was trained."""
     config = read_config(folder / ADAPTER_CONFIG, max_rank)
     check_tensors(read_header(folder / WEIGHTS), config)
+    return config
 
 
 def read_config(path: Path, max_rank: int) -> AdapterConfig:
@@ -94,9 +100,8 @@ def read_config(path: Path, max_rank: int) -> AdapterConfig:
         raise invalid(f"{ADAPTER_CONFIG} is not an object")
     _check_features(raw)
     config = AdapterConfig(_rank(raw, "r"), _rank_pattern(raw), _targets(raw), _names(raw, "target_parameters"))
-    highest = max(config.rank, *config.rank_pattern.values(), 0)
-    if highest > max_rank:
-        message = f"{ADAPTER_CONFIG}: rank {highest} is above the {max_rank} that the endpoint serves (spec.server.maxLoraRank)"
+    if config.highest_rank > max_rank:
+        message = f"{ADAPTER_CONFIG}: rank {config.highest_rank} is above the {max_rank} that the endpoint serves (spec.server.maxLoraRank)"
         raise VersionRefusedError(LoadFailure.RANK_TOO_HIGH, message)
     return config
 

@@ -20,6 +20,23 @@ REQUEST_HEADERS = ("Content-Type", "Accept", "X-Request-Id", "Traceparent", "Tra
 SERVER_IDLE_SECONDS = 4
 """Below the 5 s after which vLLM closes an idle connection: a request that meets a closing one could not be told from one that ran."""
 
+ASKED_SOCKET = "asked.sock"
+"""In the door's folder: where it asks itself about callers that it does not know, so that nginx can count these and no others."""
+
+# A gateway is asked about twice a minute, and as often as it has requests under way while its first answer is awaited. Beyond its
+# address's share a caller hears that the door is busy, and a gateway that is known is not asked about then: its old answer holds.
+_ASKED = "rate=20r/s", "burst=200"
+"""Of each address, unknown tokens: a question costs the agent 0.2 ms (measured), on the loop that answers gateways and the kubelet."""
+_ASKED_BY_ALL = "rate=200r/s", "burst=400"
+"""Of all addresses together: a twenty-fifth of that loop's time, and 0.1 s of it at once, which no probe of the kubelet misses."""
+_OPEN = "rate=4r/s", "burst=8"
+"""
+Of each address, on a route without a token; the kubelet asks every 5 seconds. None for all addresses together: whoever used
+that up would have the kubelet end vLLM.
+"""
+_OPEN_AT_ONCE = 4
+"""The hooks of a pod are two."""
+
 _NOTHING_TO_NGINX = ("Redirect", "Expires", "Limit-Rate", "Buffering", "Charset")
 _MODULES = "/usr/lib/nginx/modules"
 
@@ -101,7 +118,15 @@ def _http(settings: DoorSettings) -> str:
     proxy_buffering off;
     proxy_max_temp_file_size 0;
     proxy_ignore_headers {" ".join(f"X-Accel-{name}" for name in _NOTHING_TO_NGINX)};
-    proxy_cache_path {settings.directory}/callers keys_zone=callers:1m max_size=16m inactive=1h use_temp_path=off;"""
+    proxy_cache_path {settings.directory}/callers keys_zone=callers:4m max_size=16m inactive=1h use_temp_path=off;
+    limit_req_zone $http_x_graft_caller zone=asked:1m {_ASKED[0]};
+    limit_req_zone all zone=asked_by_all:32k {_ASKED_BY_ALL[0]};
+    limit_req_zone $binary_remote_addr$uri zone=open:1m {_OPEN[0]};
+    limit_conn_zone $binary_remote_addr$uri zone=open_at_once:1m;
+    limit_req_status 429;
+    limit_conn_status 429;
+    limit_req_log_level info;
+    limit_conn_log_level info;"""
 
 
 def _tables() -> str:
@@ -154,6 +179,11 @@ def _upstreams(settings: DoorSettings) -> str:
         server unix:{settings.agent_socket} max_fails=0;
         keepalive 16;
         keepalive_timeout 60s;
+    }}
+    upstream asked {{
+        server unix:{settings.directory}/{ASKED_SOCKET} max_fails=0;
+        keepalive 16;
+        keepalive_timeout 60s;
     }}"""
 
 
@@ -176,6 +206,11 @@ def _server(settings: DoorSettings) -> str:
         if ($graft_ours = "") {{ return 404; }}
         location / {{ return 404; }}
 {locations}
+    }}
+    server {{
+        listen unix:{settings.directory}/{ASKED_SOCKET};
+        location / {{ return 404; }}
+{_asked()}
     }}"""
 
 
@@ -184,7 +219,7 @@ def _inference(path: str) -> str:
     return f"""\
         location = {path} {{
             if ($request_method != POST) {{ return 405; }}
-            error_page 500 502 504 @unanswered;
+            error_page 403 500 502 504 @unanswered;
             if ($graft_token_shape = "") {{ return 401; }}
             auth_request {AUTHENTICATION_PATH};
             proxy_pass http://vllm{path};
@@ -209,7 +244,7 @@ def _state() -> str:
         location = {STATE_PATH} {{
             if ($request_method != GET) {{ return 405; }}
             client_max_body_size 1;
-            error_page 500 502 504 @unanswered;
+            error_page 403 500 502 504 @unanswered;
             if ($graft_token_shape = "") {{ return 401; }}
             auth_request {AUTHENTICATION_PATH};
             proxy_pass http://agent{STATE_PATH}$graft_after;
@@ -223,6 +258,8 @@ def _open(path: str, target: str, seconds: int, log: str = "") -> str:
     return f"""\
         location = {path} {{
             if ($request_method != GET) {{ return 405; }}
+            limit_req zone=open {_OPEN[1]} nodelay;
+            limit_conn open_at_once {_OPEN_AT_ONCE};
             client_max_body_size 1;
             error_page 500 502 504 @unanswered;
             proxy_pass {target};
@@ -240,14 +277,30 @@ def _authentication(key: str) -> str:
             internal;
             set_hmac_sha256 $graft_caller {key} $http_authorization;
             set_encode_hex $graft_caller;
-            proxy_pass http://agent{AUTHENTICATION_PATH};
+            proxy_pass http://asked{AUTHENTICATION_PATH};
 {_BODILESS}
             proxy_set_header Authorization $http_authorization;
-            proxy_read_timeout 2s;
+            proxy_set_header X-Graft-Caller $remote_addr;
+            proxy_read_timeout 3s;
             proxy_buffering on;
             proxy_cache callers;
             proxy_cache_key $graft_caller;
             proxy_cache_background_update on;
+        }}"""
+
+
+def _asked() -> str:
+    # Limits come before the cache where nginx finds both in one place, so what the cache does not know is asked for in a second one.
+    # 403 is never the agent's word: auth_request hands it on without a line in the log, and `_unanswered` says what it means.
+    return f"""\
+        location = {AUTHENTICATION_PATH} {{
+            limit_req zone=asked {_ASKED[1]} nodelay;
+            limit_req zone=asked_by_all {_ASKED_BY_ALL[1]} nodelay;
+            limit_req_status 403;
+            proxy_pass http://agent{AUTHENTICATION_PATH};
+{_BODILESS}
+            proxy_set_header Authorization $http_authorization;
+            proxy_read_timeout 2s;
         }}"""
 
 

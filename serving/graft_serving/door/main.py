@@ -1,7 +1,6 @@
 """Entry point of the door: writes nginx's configuration, has nginx check it, and becomes nginx."""
 
 import os
-import resource
 import secrets
 import subprocess
 from collections.abc import Mapping
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from graft_api.dataplane import AGENT_SOCKET, DOOR_PORT
-from graft_serving.door.config import DoorSettings, configuration
+from graft_serving.door.config import ASKED_SOCKET, DoorSettings, configuration
+from graft_serving.file_limit import raise_file_limit
 
 DIRECTORY = "/tmp/door"  # noqa: S108 - the container's only writable place, a volume in memory
 MOST_CONNECTIONS = 16_384
@@ -23,7 +23,7 @@ def main() -> NoReturn:
         agent_socket=AGENT_SOCKET,
         directory=str(directory),
         key=secrets.token_hex(32),
-        connections=raise_file_limit() // 2,
+        connections=raise_file_limit(2 * MOST_CONNECTIONS) // 2,
     )
     become(prepare(settings))
 
@@ -33,18 +33,11 @@ def listen_address(environment: Mapping[str, str]) -> str:
     return f"[::]:{DOOR_PORT}" if ":" in environment.get("GRAFT_POD_IP", "") else f"0.0.0.0:{DOOR_PORT}"
 
 
-def raise_file_limit() -> int:
-    """Allow as many open files as the node does, and return how many. A relayed request takes two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MOST_CONNECTIONS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
-
-
 def prepare(settings: DoorSettings) -> list[str]:
     """Write the configuration, readable to the door alone, and return nginx's command line."""
     directory = Path(settings.directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / ASKED_SOCKET).unlink(missing_ok=True)  # of a process that was killed: nginx would not start
     file = directory / "nginx.conf"
     file.touch(mode=0o600)
     file.write_text(configuration(settings))

@@ -1,7 +1,7 @@
 """Where an adapter is, and when its object may go: one row a situation."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,7 +12,7 @@ from graft_api.modelendpoint import ModelEndpointSpec
 from graft_api.routes import Routes
 from graft_api.schema import Invalid, parse
 from graft_operator.adapter.decide import decide, happenings
-from graft_operator.adapter.observed import Endpoint, Observed
+from graft_operator.adapter.observed import Endpoint, Observed, Unreadable
 from graft_operator.modelendpoint.observed import ServerPod
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -56,10 +56,10 @@ def routes(*, wanted=True, routed=False):
     return parse(Routes, body)
 
 
-def pod(name, state=None, reason=None, ready=True, **said):
+def pod(name, state=None, reason=None, ready=True, revision=2, **said):
     versions = [{"name": VERSION, "digest": DIGEST, "state": state, "reason": reason, **said}] if state else []
     versions = [{key: value for key, value in version.items() if value is not None} for version in versions]
-    body = {"boot": "1", "sequence": 1, "epoch": 1, "revision": 2, "server": "Serving", "versions": versions}
+    body = {"boot": "1", "sequence": 1, "epoch": 1, "revision": revision, "server": "Serving", "versions": versions}
     return ServerPod(name, f"uid-{name}", ready, terminating=False, report=parse(AgentReport, body))
 
 
@@ -72,6 +72,7 @@ def said(decision, kind):
     return next(((c.status, c.reason) for c in decision.status.conditions or [] if c.type == kind), None)
 
 
+DROPPED = routes(wanted=False)
 READY = {"state": "Ready", "seconds": {"fetch": 1.0, "load": 0.5}}
 
 
@@ -126,6 +127,10 @@ def test_a_refusal_is_kept_when_the_adapter_loses_its_slot():
     assert (later.status.phase, said(later, "Ready")[1]) == ("Failed", "NoEffect")
 
 
+def silent(name, **changes):
+    return replace(pod(name), report=None, **changes)
+
+
 LONG_AGO, JUST_NOW = "2026-03-01T11:00:00Z", "2026-03-01T11:59:30Z"
 
 
@@ -133,17 +138,65 @@ LONG_AGO, JUST_NOW = "2026-03-01T11:00:00Z", "2026-03-01T11:59:30Z"
     ("facts", "held"),
     [
         pytest.param({"routes": routes()}, True, id="the agents are still asked for it"),
-        pytest.param({"routes": routes(wanted=False), "servers": [pod("s0", **READY)]}, True, id="a replica still has it"),
-        pytest.param({"routes": routes(wanted=False), "servers": [pod("s0")]}, False, id="nobody has it"),
+        pytest.param({"routes": DROPPED, "servers": [pod("s0", **READY)]}, True, id="a replica still has it"),
+        pytest.param({"routes": DROPPED, "servers": [pod("s0"), pod("s1", "Unloading")]}, True, id="a replica is unloading it"),
+        pytest.param(
+            {"routes": DROPPED, "servers": [pod("s0"), pod("s1", "Unloading", ready=False)]}, True, id="one that is not ready, too"
+        ),
+        pytest.param({"routes": DROPPED, "servers": [pod("s0", revision=1)]}, True, id="a replica has not seen that it is dropped"),
+        pytest.param({"routes": DROPPED, "servers": [pod("s0"), silent("s1")]}, True, id="a replica says nothing"),
+        pytest.param({"routes": DROPPED, "servers": [silent("s0", ready=False)]}, True, id="one that is not ready says nothing"),
+        pytest.param({"routes": DROPPED, "servers": [silent("s0", ready=False, running=False)]}, False, id="a pod that does not run"),
+        pytest.param({"routes": DROPPED, "servers": [pod("s0")]}, False, id="nobody has it"),
+        pytest.param({"routes": None, "servers": [pod("s0")]}, False, id="nobody has it, and there are no routes"),
         pytest.param({"endpoint": None}, False, id="its endpoint is gone"),
         pytest.param({"endpoint": Endpoint(endpoint_spec(), BASE, deleting=True)}, False, id="its endpoint is going"),
         pytest.param({"deleting_since": LONG_AGO}, False, id="five minutes are over"),
+        pytest.param({"deleting_since": LONG_AGO, "servers": [pod("s0", "Unloading")]}, False, id="five minutes are over, for it is stuck"),
     ],
 )
 def test_when_a_deleted_one_is_released(facts, held):
     decision = decide(observed(**({"deleting_since": JUST_NOW} | facts)), NOW)
     assert decision.finalizer is held
     assert (decision.status.phase == "Retiring") is held
+
+
+def test_while_it_is_unloaded_the_status_says_on_how_many():
+    decision = decide(observed(deleting_since=JUST_NOW, routes=DROPPED, servers=[pod("s0", "Unloading"), pod("s1"), silent("s2")]), NOW)
+    ready = next(c for c in decision.status.conditions if c.type == "Ready")
+    assert (ready.reason, ready.message) == (
+        "Draining",
+        "1 of 3 replicas still have it, 1 have not said yet; released after 300 s at the latest",
+    )
+    assert decision.requeue_after == timedelta(seconds=10)
+
+
+def test_a_replica_that_unloads_it_does_not_count_as_having_it():
+    """Wanted again before it was gone."""
+    decision = decide(observed(servers=[pod("s0", **READY), pod("s1", "Unloading")]), NOW)
+    assert (decision.status.phase, decision.status.replicas.ready) == ("Loading", 1)
+
+
+INVALID = Invalid(["spec.artifact.uri: must be s3://bucket/folder"])
+
+
+def unreadable(**facts):
+    return replace(Unreadable(3, INVALID, AdapterStatus(), None, has_finalizer=True), **facts)
+
+
+def test_one_whose_spec_cannot_be_read_says_so():
+    decision = decide(unreadable(), NOW)
+    assert decision.status.phase == "Failed"
+    assert said(decision, "Stalled") == ("True", "InvalidSpec")
+    assert next(c.message for c in decision.status.conditions if c.type == "Ready") == str(INVALID)
+    assert decision.status.observed_generation == 3
+    assert decision.requeue_after is None
+
+
+@pytest.mark.parametrize("has_finalizer", [True, False])
+def test_one_whose_spec_cannot_be_read_keeps_its_finalizer_until_it_is_deleted(has_finalizer):
+    assert decide(unreadable(has_finalizer=has_finalizer), NOW).finalizer is has_finalizer
+    assert decide(unreadable(has_finalizer=has_finalizer, deleting_since=JUST_NOW), NOW).finalizer is False
 
 
 def test_every_transition_is_said_once():

@@ -10,13 +10,14 @@ from graft_api.dataplane import version_name
 from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.ledger import Ledger
 from graft_api.modelendpoint import ModelEndpointSpec, ModelEndpointStatus
-from graft_api.schema import parse
-from graft_operator.modelendpoint import ledgers, routing
+from graft_api.schema import canonical_json, parse
+from graft_operator.modelendpoint import children, ledgers, routing
 from graft_operator.modelendpoint.children import Parent
 from graft_operator.modelendpoint.observed import AdapterView, GatewayPod, Observed, ServerPod
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BASE = "sha256:" + "b" * 64
+PARENT = Parent("shop", "prod", "uid-1")
 
 
 def digest(letter):
@@ -61,7 +62,7 @@ class World:
     """An endpoint that remembers what was decided, as the ConfigMaps do."""
 
     def __init__(self, **facts):
-        self.observed = Observed(Parent("shop", "prod", "uid-1"), 1, spec(), ModelEndpointStatus(), **facts)
+        self.observed = Observed(PARENT, 1, spec(), ModelEndpointStatus(), **facts)
 
     def step(self, epoch=1, **facts):
         self.observed = replace(self.observed, **facts)
@@ -308,3 +309,58 @@ def test_a_ledger_never_outgrows_its_own_schema():
     ledger = world.observed.ledger
     assert parse(Ledger, ledger.to_json()) == ledger
     assert ledger.domain("dsl").active is not None
+
+
+MEBIBYTE = 1024 * 1024
+"""What Kubernetes lets the data of a ConfigMap have."""
+WIDE = "\N{GOTHIC LETTER AHSA}"
+"""Four bytes."""
+
+
+def fullest_ledger(character=WIDE, history=32):
+    """A ledger at every limit of its schema, with this character where any are allowed."""
+    longest = "a" * 253
+    kept = {"adapter": longest, "digest": digest("f"), "uri": "s3://" + character * 1019, "sizeBytes": 2**63 - 1}
+    switch = {"at": "2" * 40, "reason": character * 64, "message": character * 512, "before": longest, "after": longest}
+    domains = [
+        {
+            "name": f"{number:063}",
+            "salt": character * 64,
+            "active": kept,
+            "previous": kept,
+            "since": "2" * 40,
+            "history": [switch | {"ordinal": ordinal} for ordinal in range(10**9, 10**9 + history)],
+        }
+        for number in range(64)
+    ]
+    counted = {"epoch": 2**63 - 1, "revision": 2**63 - 1}
+    return parse(Ledger, {"endpoint": "a" * 253, "baseDigest": digest("f"), "domains": domains} | counted)
+
+
+def stored_bytes(ledger):
+    return sum(len(key) + len(text.encode()) for key, text in children.ledger_config_map(PARENT, ledger)["data"].items())
+
+
+def test_a_ledger_at_the_limits_of_its_schema_fits_into_a_config_map():
+    full = fullest_ledger()
+    assert stored_bytes(full) > MEBIBYTE
+    world = World(ledger=full)
+    world.step(spec=spec(domains=[domain.name for domain in full.domains[:31]]))
+    ledger = world.observed.ledger
+    assert stored_bytes(ledger) <= MEBIBYTE
+    assert parse(Ledger, ledger.to_json()) == ledger
+    for before, after in zip(full.domains, ledger.domains, strict=True):
+        assert after == before.model_copy(update={"history": before.history[-len(after.history) :]}), "the newest stay, and all else"
+    assert world.step() is world.observed.routes, "and it stays as it is"
+
+
+def test_no_more_history_is_left_out_than_must_be():
+    world = World(ledger=fullest_ledger("a"))
+    world.step(spec=spec(domains=[f"{0:063}"]))
+    (kept,) = {len(domain.history) for domain in world.observed.ledger.domains}
+    assert len(canonical_json(fullest_ledger("a", kept).to_json())) <= ledgers.MOST_BYTES
+    assert len(canonical_json(fullest_ledger("a", kept + 1).to_json())) > ledgers.MOST_BYTES
+    small = served_by_a()
+    for number in range(40):
+        small.step(spec=spec(pin={"base": True} if number % 2 else PINNED))
+    assert [switch.ordinal for switch in small.observed.ledger.domain("dsl").history] == list(range(9, 41))

@@ -1,6 +1,7 @@
 """Truth tables of what is pure: the next step, the verdict of a probe, readiness."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -12,6 +13,7 @@ from graft_serving.agent.plan import Action, Pod, Progress, Step, fetches, plan
 from graft_serving.agent.probe import judge
 from graft_serving.agent.readiness import ready
 from graft_serving.agent.vllm import Scored
+from graft_serving.agent.wanted import Server, Wanted
 
 NOW = 100.0
 
@@ -74,6 +76,15 @@ UNCERTAIN = {
 @pytest.mark.parametrize(("given", "action"), UNCERTAIN.values(), ids=UNCERTAIN)
 def test_by_routes_that_may_be_old_nothing_is_taken_away(given: Pod, action: Action | None) -> None:
     assert plan(replace(given, certain=False), frozenset(), NOW) == action
+
+
+def test_what_this_vllm_has_no_room_for_is_tried_by_the_next_one_only() -> None:
+    notes = Wanted(Server(max_lora_rank=8), lambda: NOW, Random(1))  # noqa: S311
+    notes.items = {"a": item(fetched=False)}
+    notes.fail("a", VersionRefusedError(LoadFailure.SERVER_DIFFERS, ""))
+    assert fetches(pod(notes.items["a"]), frozenset(), NOW + 1e9) == []
+    notes.forgive("a")
+    assert fetches(pod(notes.items["a"]), frozenset(), NOW) == ["a"]
 
 
 def test_what_was_just_unloaded_is_left_alone() -> None:

@@ -14,18 +14,20 @@ import adapter_world as world
 import aiohttp
 import pytest
 from fake_vllm import FakeVllm
+from file_store import FileStore
 
 from graft_api.fleet import LoadFailure, VersionState
 from graft_api.routes import Version
 from graft_serving.agent import loader as loading
-from graft_serving.agent import readiness
+from graft_serving.agent import readiness, wanted
 from graft_serving.agent.cache import Cache
 from graft_serving.agent.failure import VersionRefusedError
 from graft_serving.agent.fetcher import Fetcher
 from graft_serving.agent.loader import Loader, Surroundings
 from graft_serving.agent.state import Board
-from graft_serving.agent.store import FileStore, Store
-from graft_serving.agent.vllm import Vllm
+from graft_serving.agent.store import Store
+from graft_serving.agent.vllm import Vllm, VllmAwayError
+from graft_serving.agent.wanted import Server
 
 
 class Pod:
@@ -35,15 +37,17 @@ class Pod:
         self.vllm, self.root, self._session = vllm, root, session
         self.open_store: Callable[[str], Store] = FileStore
         self.watched = True
+        self.server = Server()
+        self.cache_bytes = 10**9
         self.new()
 
     def new(self) -> None:
-        cache = Cache(self.root, 10**9)
+        cache = Cache(self.root, self.cache_bytes)
         fetcher = Fetcher(cache, lambda uri: self.open_store(uri), time.monotonic, lambda _: None)  # noqa: PLW0108 - replaced by tests
         self.board = Board("boot", lambda: None)
         vllm = Vllm(self._session, self.vllm.url)
         random = Random(1)  # noqa: S311
-        self.loader = Loader(Surroundings(vllm, cache, fetcher, self.board, None, lambda: self.watched, time.monotonic, random))
+        self.loader = Loader(Surroundings(vllm, cache, fetcher, self.board, self.server, lambda: self.watched, time.monotonic, random))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -66,6 +70,9 @@ class Pod:
     def reason(self, version: Version) -> LoadFailure | None:
         return next(item.reason for item in self.board.picture.versions if item.name == version.name)
 
+    def reported(self) -> dict[str, VersionState]:
+        return {version.name: version.state for version in self.board.report(1).versions}
+
     async def settled(self, *versions: Version) -> None:
         await self.until(lambda: all(self.state(version) in {VersionState.READY, VersionState.FAILED} for version in versions))
 
@@ -73,7 +80,7 @@ class Pod:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(loading, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(wanted, "FIRST_RETRY", 0.02)
 
 
 @pytest.fixture
@@ -180,12 +187,13 @@ async def test_after_a_restart_of_vllm_everything_is_loaded_again_from_the_disk(
         assert pod.board.picture.server_starts == 2
 
 
-def hold_the_store(pod: Pod) -> threading.Event:
-    """Return what lets go of the store: until it is set, nothing arrives."""
+def hold_the_store(pod: Pod, *names: str) -> threading.Event:
+    """Return what lets go of the store: until it is set, nothing arrives, or nothing of these packages."""
     gate = threading.Event()
 
     def open_store(uri: str) -> Store:
-        gate.wait(5)
+        if not names or uri.rpartition("/")[2] in names:
+            gate.wait(5)
         return FileStore(uri)
 
     pod.open_store = open_store
@@ -418,6 +426,156 @@ async def test_a_key_that_is_withdrawn_takes_its_adapters_away(pod: Pod, package
         await pod.settled(version)
         pod.loader.apply(world.routes([version], [world.Signer().public], revision=2))
         await pod.until(lambda: pod.reason(version) is LoadFailure.SIGNATURE_INVALID and not pod.vllm.loaded)
+
+
+@pytest.mark.parametrize("new_keys", [True, False], ids=["a key that is trusted now", "an address that is right now"])
+async def test_a_verdict_by_old_routes_does_not_stay(pod: Pod, package: world.Package, *, new_keys: bool) -> None:
+    version, opened = package.seal(), threading.Event()
+    wrong = version.model_copy(update={"uri": f"{version.uri}-moved"})
+    gate = hold_the_store(pod)
+    held = pod.open_store
+
+    def open_store(uri: str) -> Store:
+        opened.set()
+        return held(uri)
+
+    pod.open_store = open_store
+    before = world.routes([version], [world.Signer().public]) if new_keys else world.routes([wrong], [package.signer.public])
+    pod.loader.apply(before)
+    async with pod.running():
+        await pod.until(opened.is_set)
+        pod.loader.apply(world.routes([version], [package.signer.public], revision=2))
+        gate.set()
+        seen: set[LoadFailure | None] = set()
+        await pod.until(lambda: bool(seen.add(pod.reason(version))) or pod.state(version) in {VersionState.READY, VersionState.FAILED})
+        assert pod.state(version) is VersionState.READY
+    assert seen == {None}, "it was never said to be refused"
+
+
+async def test_no_more_versions_than_the_vllm_that_runs_has_slots(pod: Pod, package: world.Package) -> None:
+    versions = [another(package, number) for number in range(4)]
+    pod.server = Server(max_loras=2)
+    pod.new()
+    pod.loader.apply(world.routes(versions, [package.signer.public], routed=[versions[0].name], max_loras=3))
+    async with pod.running():
+        await pod.settled(*versions[:3])
+        await asyncio.sleep(0.1)
+        assert set(pod.vllm.loaded) == {version.name for version in versions[:2]}
+        assert pod.loader.ready()
+        said = {version.name: version for version in pod.board.report(1).versions}
+        assert set(said) == {version.name for version in versions[:3]}, "the routes have no slot for the fourth"
+        assert (said[versions[2].name].state, said[versions[2].name].reason) == (VersionState.FAILED, LoadFailure.SERVER_DIFFERS)
+        assert "--max-loras 2" in said[versions[2].name].message
+        assert "3 slots" in said[versions[2].name].message
+        pod.loader.apply(world.routes([versions[2]], [package.signer.public], revision=2, max_loras=3))
+        await pod.until(lambda: pod.state(versions[2]) is VersionState.READY)
+
+
+async def test_what_goes_beyond_the_slots_is_unloaded_before_it_is_refused(pod: Pod, package: world.Package) -> None:
+    old, new = package.seal(), another(package, 2)
+    pod.server = Server(max_loras=1)
+    pod.new()
+    pod.loader.apply(world.routes([old], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(old)
+        pod.loader.apply(world.routes([new, old], [package.signer.public], revision=2))
+        assert pod.reported()[old.name] is VersionState.UNLOADING
+        await pod.until(lambda: pod.reported() == {new.name: VersionState.READY, old.name: VersionState.FAILED})
+
+
+async def test_a_rank_beyond_the_vllm_that_runs_is_not_tried_on_it(pod: Pod, package: world.Package) -> None:
+    version, opened = package.seal(), 0
+    pod.server = Server(max_lora_rank=2)
+    pod.new()
+
+    def open_store(uri: str) -> Store:
+        nonlocal opened
+        opened += 1
+        return FileStore(uri)
+
+    pod.open_store = open_store
+    pod.loader.apply(world.routes([version], [package.signer.public], routed=[version.name], max_lora_rank=16))
+    async with pod.running():
+        await pod.settled(version)
+        await asyncio.sleep(0.1)
+    assert pod.reason(version) is LoadFailure.SERVER_DIFFERS
+    assert "rank 4" in pod.board.picture.versions[0].message
+    assert "--max-lora-rank 2" in pod.board.picture.versions[0].message
+    assert (pod.vllm.names("load"), opened) == ([], 1), "200 MB are not fetched every minute for nothing"
+
+
+async def test_what_is_not_wanted_is_reported_until_vllm_has_let_go_of_it(
+    pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "UNLOADED_SECONDS", 0.1)
+    old, unload = package.seal(), Vllm.unload
+
+    async def fail(_: Vllm, name: str) -> None:
+        pod.vllm.calls.append(("tried", name))
+        raise VllmAwayError("status 500")
+
+    pod.loader.apply(world.routes([old], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(old)
+        monkeypatch.setattr(Vllm, "unload", fail)
+        pod.loader.apply(world.routes([], [package.signer.public], revision=2))
+        assert pod.reported() == {old.name: VersionState.UNLOADING}, "at once, and with the revision that drops it"
+        assert (await pod.board.state(None, 0)).versions == []
+        await pod.until(lambda: len(pod.vllm.names("tried")) > 1)
+        assert pod.reported() == {old.name: VersionState.UNLOADING}
+        monkeypatch.setattr(Vllm, "unload", unload)
+        await pod.until(lambda: pod.reported() == {})
+        assert not pod.vllm.loaded
+
+
+async def test_an_agent_that_was_restarted_reports_what_vllm_may_have_before_its_first_look(pod: Pod, package: world.Package) -> None:
+    old = package.seal()
+    pod.loader.apply(world.routes([old], [package.signer.public]))
+    async with pod.running():
+        await pod.settled(old)
+    pod.new()
+    pod.loader.apply(world.routes([], [package.signer.public], revision=2))
+    assert pod.reported() == {old.name: VersionState.UNLOADING}
+    async with pod.running():
+        await pod.until(lambda: pod.reported() == {})
+        assert not pod.vllm.loaded
+
+
+async def test_a_version_that_is_dropped_while_vllm_loads_it_is_reported(
+    pod: Pod, package: world.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, loading_began, gate, load = package.seal(), asyncio.Event(), asyncio.Event(), Vllm.load
+
+    async def slow(vllm: Vllm, name: str, path: str) -> None:
+        loading_began.set()
+        await gate.wait()
+        await load(vllm, name, path)
+
+    monkeypatch.setattr(Vllm, "load", slow)
+    pod.loader.apply(world.routes([version], [package.signer.public]))
+    async with pod.running():
+        await loading_began.wait()
+        pod.loader.apply(world.routes([], [package.signer.public], revision=2))
+        assert pod.reported() == {version.name: VersionState.UNLOADING}
+        gate.set()
+        await pod.until(lambda: pod.reported() == {})
+        assert pod.vllm.names("unload") == [version.name]
+
+
+async def test_a_fetch_that_waited_takes_no_room_from_what_was_loaded_meanwhile(pod: Pod, package: world.Package) -> None:
+    loaded, waits = package.seal(), another(package, 2, "sql")
+    pod.cache_bytes = loaded.size_bytes + waits.size_bytes // 2
+    pod.new()
+    gate = hold_the_store(pod, "package-2")
+    pod.loader.apply(world.routes([waits], [package.signer.public]))
+    async with pod.running():
+        await pod.until(lambda: pod.state(waits) is VersionState.FETCHING)
+        pod.loader.apply(world.routes([waits, loaded], [package.signer.public], revision=2))
+        await pod.until(lambda: pod.state(loaded) is VersionState.READY)
+        gate.set()
+        await pod.settled(waits)
+        assert pod.reason(waits) is LoadFailure.TOO_LARGE
+        assert (pod.root / loaded.name).is_dir(), "vLLM reads it again whenever it likes"
 
 
 async def test_a_package_without_references_is_ready_but_weak(pod: Pod, package: world.Package) -> None:

@@ -127,12 +127,12 @@ async def test_only_a_refused_connection_says_that_vllm_is_gone(monkeypatch: pyt
 def test_the_cache_makes_room_from_what_was_used_longest_ago(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 100)
     for number, name in enumerate(("old", "loaded", "new")):
-        (cache.begin(name, 30, []) / "file").write_bytes(b"x" * 30)
+        (cache.begin(name, 30, list) / "file").write_bytes(b"x" * 30)
         os.utime(cache.commit(name), (number, number))
-    cache.begin("next", 40, ["loaded"])
+    cache.begin("next", 40, lambda: ["loaded"])
     assert cache.names() == {"loaded", "new"}
     with pytest.raises(VersionRefusedError) as refused:
-        cache.begin("huge", 90, ["loaded"])
+        cache.begin("huge", 90, lambda: ["loaded"])
     assert refused.value.reason is LoadFailure.TOO_LARGE
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from file_store import FileStore
 
+from graft_runtime.digests import folder_digest, list_files
 from graft_serving import fetch_base
-from graft_trainer.folder import folder_digest, list_files
 
 
 @pytest.fixture
@@ -27,9 +28,18 @@ def environment(uri: str, model: Path, digest: str = "") -> dict[str, str]:
     }
 
 
+def run(environ: dict[str, str]) -> int:
+    return fetch_base.run(environ, lambda uri, _: FileStore(uri))
+
+
+def test_a_base_of_this_machine_is_refused(source: Path, tmp_path: Path) -> None:
+    assert fetch_base.run(environment(f"file://{source}", tmp_path / "model")) == fetch_base.BAD_INPUT
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_digest_is_the_one_that_trainers_compute(source: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    assert fetch_base.run(environment(f"file://{source}", model)) == 0
+    assert run(environment(f"file://{source}", model)) == 0
     assert (model / ".graft-digest").read_text() == folder_digest(list_files(source))
     assert (model / "sub/vocab.json").read_text() == "{}"
 
@@ -43,17 +53,17 @@ def test_a_mounted_folder_is_proven_where_it_is(source: Path, monkeypatch: pytes
         return write(path, text)
 
     monkeypatch.setattr(Path, "write_text", read_only)
-    assert fetch_base.run(environment("pvc://claim/folder", source)) == 0
+    assert run(environment("pvc://claim/folder", source)) == 0
     assert (source.parent / "base-digest").read_text() == folder_digest(list_files(source))
 
 
 def test_a_container_that_is_started_again_copies_only_what_is_missing(source: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    fetch_base.run(environment(f"file://{source}", model))
+    run(environment(f"file://{source}", model))
     before = (model / "model.safetensors").stat().st_ino
     (model / "config.json").unlink()
     (model / "left.over").write_text("x")
-    assert fetch_base.run(environment(f"file://{source}", model, folder_digest(list_files(source)))) == 0
+    assert run(environment(f"file://{source}", model, folder_digest(list_files(source)))) == 0
     assert (model / "model.safetensors").stat().st_ino == before
     assert not (model / "left.over").exists()
 
@@ -73,6 +83,6 @@ WRONG = {
 @pytest.mark.parametrize(("change", "said"), WRONG.values(), ids=WRONG)
 def test_what_the_user_must_change(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: object, said: str) -> None:
     digest = change(source)  # type: ignore[operator]
-    assert fetch_base.run(environment(f"file://{source}", tmp_path / "model", digest)) == fetch_base.BAD_INPUT
+    assert run(environment(f"file://{source}", tmp_path / "model", digest)) == fetch_base.BAD_INPUT
     assert said in caplog.text
     assert not (tmp_path / "model/.graft-digest").exists()

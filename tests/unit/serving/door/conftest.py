@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from graft_serving.agent.tokens import Answer
@@ -20,6 +21,9 @@ from graft_serving.door.config import DoorSettings
 from graft_serving.door.main import prepare
 
 NOBODY = 65_532
+PAST = 2.05
+"""Seconds after which what nginx keeps for one second is over."""
+KNOWN = "max-age=1, stale-while-revalidate=60, stale-if-error=60"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -75,30 +79,40 @@ class Door:
     process: subprocess.Popen[bytes] | None = None
 
     async def ask(
-        self, method: str, target: str, token: str | None = None, body: bytes = b"", headers: dict[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        token: str | None = None,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        address: str = "127.0.0.1",
     ) -> Reply:
-        """Send exactly this target."""
+        """Send exactly this target, from this address."""
         lines = {"Host": "x", "Connection": "close", "Content-Length": str(len(body)), **(headers or {})}
         if token:
             lines["Authorization"] = f"Bearer {token}"
         head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
-        return await self.send(head.encode() + body)
+        return await self.send(head.encode() + body, address)
 
-    async def send(self, raw: bytes) -> Reply:
+    async def send(self, raw: bytes, address: str = "127.0.0.1") -> Reply:
         """Send these bytes and read until the door closes."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(raw)
-            await writer.drain()
-            text = await asyncio.wait_for(reader.read(), 5)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+        text = await self.exchange(raw, address)
         head, _, rest = text.partition(b"\r\n\r\n")
         first, *fields = head.decode().split("\r\n")
         pairs = (line.split(": ", 1) for line in fields)
         return Reply(int(first.split()[1]), {name.lower(): value for name, value in pairs}, rest)
+
+    async def exchange(self, raw: bytes, address: str = "127.0.0.1") -> bytes:
+        """Return all that comes back for these bytes until the door closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
+        try:
+            writer.write(raw)
+            await writer.drain()
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 def free_port() -> int:
@@ -119,8 +133,8 @@ def nginx() -> None:
     pytest.skip(message)
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
     """Short enough for a socket, and open to the user of the containers."""
     path = Path(tempfile.mkdtemp(prefix="door", dir="/tmp"))
     path.chmod(0o777)
@@ -133,8 +147,44 @@ async def served(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.fixture
-async def door(nginx: None, directory: Path) -> AsyncIterator[Door]:
+async def door(nginx: None) -> AsyncIterator[Door]:
     """Everything is up; the token `a.b.c` opens."""
+    with short_directory() as directory:
+        async with a_door(directory) as house:
+            yield house
+
+
+STORIES = {
+    "the agent is away": KNOWN,
+    "the agent cannot say": KNOWN,
+    "the agent hangs": KNOWN,
+    "the token is refused by now": KNOWN,
+    "the token has expired": "max-age=1, stale-while-revalidate=0, stale-if-error=0",
+    "the token was refused": KNOWN,
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def aged(nginx: None) -> AsyncIterator[dict[str, Door]]:
+    """
+    One door for each story: it knows `a.b.c`, has refused `x.y.z`, and what it knows is old.
+
+    nginx counts in whole seconds, so what holds for one is over after two: they wait for that together.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        doors = {}
+        for story, control in STORIES.items():
+            doors[story] = house = await stack.enter_async_context(a_door(stack.enter_context(short_directory())))
+            house.answers["a.b.c"] = Answer(204, {"Cache-Control": control})
+        for house in doors.values():
+            assert [(await house.ask("POST", "/v1/completions", token)).status for token in ("a.b.c", "x.y.z")] == [200, 401]
+        await asyncio.sleep(PAST)
+        yield doors
+
+
+@contextlib.asynccontextmanager
+async def a_door(directory: Path) -> AsyncIterator[Door]:
+    """A door and what stands behind it, for the token `a.b.c`."""
 
     async def authenticate(request: web.Request) -> web.StreamResponse:
         if request.path != "/auth":
@@ -151,8 +201,8 @@ async def door(nginx: None, directory: Path) -> AsyncIterator[Door]:
     with open_door(house):
         await until_open(house)
         yield house
-    await house.vllm.stop()
-    await house.agent.stop()
+        await house.vllm.stop()
+        await house.agent.stop()
 
 
 @contextlib.contextmanager

@@ -305,6 +305,25 @@ async def test_a_copy_that_cannot_be_written_stops_nobody(cluster, tmp_path, cap
     assert "cannot be kept" in caplog.text
 
 
+async def test_many_tokens_at_once_leave_the_loop_to_others_between_any_two(verifier):
+    assert await status(verifier, token()) == 204
+    answered = 0
+
+    async def forge() -> None:
+        nonlocal answered
+        assert await status(verifier, token(OTHER_RSA)) == 401
+        answered += 1
+
+    forgers = [asyncio.create_task(forge()) for _ in range(50)]
+    in_one_turn = []
+    while answered < len(forgers):
+        before = answered
+        await asyncio.sleep(0)
+        in_one_turn.append(answered - before)
+    assert max(in_one_turn) <= 2
+    await asyncio.gather(*forgers)
+
+
 async def test_refusals_are_told_by_their_reason_and_not_each_time(cluster, verifier, caplog):
     caplog.set_level(logging.INFO)
     presented = token(aud=["graft.dev/door/other"])
