@@ -13,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest
 API_TIER := kube-apiserver etcd kube-controller-manager kubectl
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer bench-gateway bench-switch bench-statistics
+.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-statistics
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -67,7 +67,7 @@ cluster-down: .venv/.ready ## Stop it and leave the host clean
 images: .venv/.ready ## Build the images and load them into the cluster
 	@$(DEVCLUSTER) images --load
 
-bench: bench-operator bench-trainer bench-gateway bench-switch bench-statistics ## Every benchmark: a table, and JSON in bench/results/
+bench: bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-statistics ## Every benchmark: a table, and JSON in bench/results/
 
 bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
 	@$(DEVCLUSTER) build $(API_TIER) helm kuberay-operator
@@ -81,6 +81,9 @@ bench-gateway: .venv/.ready ## The gateway beside nginx, vllm-router and LiteLLM
 
 bench-switch: .venv/.ready cluster images ## A switch under load, and from apply to serving, on two real vLLM replicas
 	@$(PYTHON) bench/switch.py
+
+bench-mirroring: .venv/.ready ## What the tee adds to a request with the collector fast, slow and dead
+	@$(PYTHON) bench/mirroring/run.py
 
 bench-statistics: .venv/.ready ## Coverage, false passes, power and speed of the paired statistics beside scipy
 	@$(PYTHON) bench/statistics/run.py

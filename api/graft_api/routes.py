@@ -11,6 +11,7 @@ from pydantic import Field
 
 from graft_api.finetunejob import StoreUri
 from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Uid
+from graft_api.tee import Tee
 
 Pem = Annotated[str, Field(max_length=4096, pattern=r"^-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+-----END PUBLIC KEY-----\n?$")]
 VersionName = Annotated[str, Field(max_length=63, min_length=1)]
@@ -130,6 +131,8 @@ class Routes(Model):
     """Most important first: those that are routed, then those kept for a rollback, then candidates."""
     routes: Annotated[list[Route], Field(max_length=64)] = Field(default_factory=list)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    tee: Tee | None = None
+    """Absent: nothing is measured, and gateways tell nobody of requests."""
 
     def routed(self) -> frozenset[str]:
         """Return the versions that some arm sends requests to."""

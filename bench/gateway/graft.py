@@ -28,13 +28,14 @@ PER_MINUTE, CONCURRENT = 10_000_000, 100_000
 
 
 def launch(folder: Path, port: int, mock_port: int) -> Launch:
-    """Write what a gateway's pod has mounted; one static pod, the mock, instead of EndpointSlices."""
+    """Write what a gateway's pod has mounted; two static pods, both the mock, instead of EndpointSlices, so that there is a choice."""
     for name in ("routes", "keys", "reports"):
         (folder / name).mkdir()
     (folder / "routes" / ROUTES_KEY).write_text(json.dumps(routes().to_json()))
     (folder / "keys" / "bench").write_text(f"sha256:{hashlib.sha256(API_KEY.encode()).hexdigest()}\n")
     (folder / "door-token").write_text("bench\n")
-    (folder / "pods.json").write_text(json.dumps([{"name": "mock", "address": f"127.0.0.1:{mock_port}"}]))
+    pods = [{"name": f"mock-{host}", "address": f"{host}:{mock_port}"} for host in ("127.0.0.1", "localhost")]
+    (folder / "pods.json").write_text(json.dumps(pods))
     environment = {
         "GRAFT_NAMESPACE": NAMESPACE,
         "GRAFT_ENDPOINT": ENDPOINT,

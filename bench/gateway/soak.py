@@ -10,7 +10,7 @@ from typing import Any
 from measure import Length, Point, await_event, load, rss_mib
 from systems import Cores, Running
 
-RATE = 1000
+RATE = 2000
 STREAMS = Point(1000, stream=True)
 STREAM_SECONDS = 120.0
 SAMPLE_SECONDS = 5.0

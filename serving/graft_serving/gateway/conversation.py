@@ -6,10 +6,12 @@ Pure and the same in every replica and after every restart: the same key decides
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
 
 from graft_api.routes import Arm
+from graft_api.tee import Measuring
 
 KEY_BYTES = 16
 
@@ -40,6 +42,25 @@ def arm_index(salt: str, key: bytes, cumulative: Sequence[int]) -> int:
         return 0
     point = int.from_bytes(blake2b(key, digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest()).digest(), "big")
     return bisect_right(cumulative, point * cumulative[-1] >> 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which conversations are measured."""
+
+    salt: bytes
+    share: int
+    """In ten thousand."""
+
+    def holds(self, key: bytes) -> bool:
+        """Whether the conversation is one of them. Says nothing of its arm, even if both have the same salt: `person` parts the hashes."""
+        point = int.from_bytes(blake2b(key, digest_size=8, key=self.salt, person=b"graft-measuring").digest(), "big")
+        return point * 10_000 >> 64 < self.share
+
+
+def sample_of(measuring: Measuring) -> Sample:
+    """Return the sample that the routes ask for."""
+    return Sample(blake2b(measuring.salt.encode(), digest_size=32).digest(), measuring.share)
 
 
 def _digest(*parts: bytes) -> bytes:

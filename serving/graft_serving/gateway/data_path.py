@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from graft_api.routes import Routes
+from graft_api.tee import Tee
 from graft_serving.gateway.access import AccessLog
 from graft_serving.gateway.exchange import Observer
 from graft_serving.gateway.keys import ApiKeys
@@ -24,8 +25,27 @@ from graft_serving.gateway.relay import Relay
 from graft_serving.gateway.server import GatewayServer
 from graft_serving.gateway.settings import Settings
 from graft_serving.gateway.table import compile_table
+from graft_serving.gateway.tee import ExchangeTee
+from graft_serving.gateway.tee_metrics import TeeMetrics
+from graft_serving.gateway.tee_queue import TeeQueue
+from graft_serving.gateway.tee_sender import TeeSender
 from graft_serving.gateway.upstream import Connections
 from graft_serving.rotated_file import token_file
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """What the endpoint's collector is told."""
+
+    exchanges: ExchangeTee
+    queue: TeeQueue
+    sender: TeeSender
+    metrics: TeeMetrics
+
+    def apply(self, tee: Tee | None) -> None:
+        """Tell that collector from now on, or none."""
+        self.exchanges.apply(tee)
+        self.sender.point(tee.collector if tee else None)
 
 
 @dataclass(frozen=True)
@@ -41,11 +61,13 @@ class DataPath:
     access: AccessLog
     connections: Connections
     bodies: HeldBytes
+    tee: Mirroring
 
     def apply(self, routes: Routes) -> None:
         """Route every later request by `routes`."""
         self.relay.apply(compile_table(routes))
         self.pods.balance(routes.gateway.balancing)
+        self.tee.apply(routes.tee)
 
     def in_flight(self) -> dict[str, int]:
         """Return requests under way by version, `base` included."""
@@ -61,27 +83,44 @@ class DataPath:
         await self.server.listen(self.settings.host, self.settings.port)
 
     async def drain(self) -> None:
-        """End well, within `accept_seconds` + `grace_seconds`."""
+        """End well, within `accept_seconds` + `grace_seconds` + `flush_seconds`."""
         await self.server.drain(self.settings.accept_seconds, self.settings.grace_seconds)
+        await self.server.close()
+        await self.tee.sender.flush(self.settings.flush_seconds)
         await self.close()
 
     async def close(self) -> None:
         """End now."""
         await self.server.close()
         self.connections.close()
+        self.tee.sender.close()
 
 
 def build_data_path(
-    settings: Settings, random: Random, clock: Callable[[], float] = time.monotonic, observers: Sequence[Observer] = ()
+    settings: Settings, random: Random, boot: str, clock: Callable[[], float] = time.monotonic, observers: Sequence[Observer] = ()
 ) -> DataPath:
-    """Wire one gateway's data path. `clock` counts seconds, as the event loop's does; `observers` are told of every request's end."""
+    """
+    Wire one gateway's data path.
+
+    `boot` is this process's own; `clock` counts seconds, as the event loop's does; `observers` are told of every request's end.
+    """
     connections = Connections(settings.connect_seconds)
     pods = Pods(clock, random, removed=connections.forget)
     metrics = GatewayMetrics(pods.all, lambda: (table.epoch, table.revision) if (table := relay.table) else None)
     access = AccessLog(sys.stdout.buffer, time.time, metrics.dropped_log_lines)
     passing = Passing(pods, connections, token_file(settings.door_token_file).read, clock)
-    relay = Relay(pods, passing, metrics, clock)
+    tee = build_tee(settings, random, boot, clock)
+    relay = Relay(pods, passing, metrics, tee.exchanges, clock)
     keys = ApiKeys(settings.keys_directory)
     bodies = HeldBytes(settings.memory_bytes)
-    server = GatewayServer(relay, keys, (metrics, access, *observers), clock, random, bodies)
-    return DataPath(settings, pods, relay, server, keys, metrics, access, connections, bodies)
+    server = GatewayServer(relay, keys, (metrics, access, tee.exchanges, *observers), clock, random, bodies)
+    return DataPath(settings, pods, relay, server, keys, metrics, access, connections, bodies, tee)
+
+
+def build_tee(settings: Settings, random: Random, boot: str, clock: Callable[[], float]) -> Mirroring:
+    """Wire what tells the collector."""
+    queue = TeeQueue(clock)
+    exchanges = ExchangeTee(queue, time.time)
+    connections = Connections(settings.connect_seconds)
+    sender = TeeSender(queue, connections, token_file(settings.collector_token_file).read, boot, random)
+    return Mirroring(exchanges, queue, sender, TeeMetrics(queue, exchanges))

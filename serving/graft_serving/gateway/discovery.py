@@ -1,14 +1,13 @@
 """
 Which pods can be asked for what: EndpointSlices say which pods there are, each pod's agent says what it has.
 
-The API server is needed to learn of a new pod, and for nothing else: pods that are known stay known while it is away, and
-their agents are asked directly.
+The API server is needed to learn of a new pod, and for nothing else: pods that are known stay known while it is away, also to a
+gateway that is restarted meanwhile, and their agents are asked directly.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import aiohttp
 from graft_serving.cluster import ApiServer
 from graft_serving.gateway.agent_poll import AgentPoll, PollTimes
 from graft_serving.gateway.endpoint_slices import PodAddress, SliceBook, slices_of
+from graft_serving.gateway.pod_memory import PodMemory, pods_in
 from graft_serving.rotated_file import RotatedFile
 
 STATIC_POLL_SECONDS = 1.0
@@ -122,23 +122,28 @@ class _Polled:
 class SlicesSource:
     """The EndpointSlices of the endpoint's headless Service."""
 
-    def __init__(self, api: ApiServer, namespace: str, endpoint: str) -> None:
+    def __init__(self, api: ApiServer, namespace: str, endpoint: str, memory: PodMemory) -> None:
         self._api = api
+        self._memory = memory
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._query = {"labelSelector": slices_of(endpoint)}
 
     async def run(self, discovery: Discovery) -> None:
         """See `PodSource`."""
+        if remembered := self._memory.recall():
+            discovery.known(remembered)
         book = SliceBook()
         async for event in self._api.watch(self._path, self._query):
-            discovery.known(book.take(event))
+            pods = book.take(event)
+            discovery.known(pods)
+            self._memory.keep(pods)
 
 
 class StaticSource:
     """A JSON file, `[{"name": "a", "address": "127.0.0.1:8000"}]`, read again when it changes: without a cluster."""
 
     def __init__(self, path: Path, poll_seconds: float = STATIC_POLL_SECONDS) -> None:
-        self._file = RotatedFile(path, _static_pods)
+        self._file = RotatedFile(path, pods_in)
         self._poll_seconds = poll_seconds
 
     async def run(self, discovery: Discovery) -> None:
@@ -146,13 +151,6 @@ class StaticSource:
         while True:
             discovery.known(self._file.read())
             await asyncio.sleep(self._poll_seconds)
-
-
-def _static_pods(content: bytes) -> dict[str, PodAddress]:
-    entries = json.loads(content)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.keys() >= {"name", "address"} for entry in entries):
-        raise ValueError("the file of static pods must be a list of {name, address}")
-    return {str(entry["name"]): PodAddress(str(entry["address"])) for entry in entries}
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

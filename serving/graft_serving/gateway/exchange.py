@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from graft_serving.gateway.errors import Cause
 from graft_serving.gateway.trace import Trace
 
+if TYPE_CHECKING:
+    from graft_serving.gateway.tee import Mirrored
+
 
 @dataclass(slots=True)
 class Exchange:
-    """Filled in as the request goes on; never holds content."""
+    """Filled in as the request goes on; holds no content itself."""
 
     api: str
     request_id: str
@@ -37,6 +40,8 @@ class Exchange:
     tokens_out: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    mirrored: Mirrored | None = None
+    """What the collector will be told, if this exchange is measured; gone once it has ended."""
 
     @property
     def seconds(self) -> float:

@@ -4,13 +4,15 @@ The gateway process, top to bottom: the one place where its parts are put togeth
     routes   mounted file, API server -> data path (at once, whole) -> acknowledged to the operator
     pods     EndpointSlices, then each pod's agent -> data path
     clients  -> data path -> a pod's door
+                          -> queue -> the endpoint's collector, for what is measured
 
 With API server and operator away it goes on with what it knows.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +23,27 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from graft_api.dataplane import BASE_NAME
 from graft_api.routes import Routes
+from graft_runtime.environment import MissingSetting
+from graft_runtime.health import Checks, HealthServer
+from graft_runtime.process import Process, Service, run_process
 from graft_serving.cluster import ApiAddress, ApiServer, api_address_from
-from graft_serving.environment import Identity, MissingSetting, identity_from
+from graft_serving.environment import Identity, identity_from
+from graft_serving.file_limit import raise_file_limit
 from graft_serving.gateway.data_path import DataPath, build_data_path
 from graft_serving.gateway.discovery import Discovery, PodSource, SlicesSource, StaticSource
-from graft_serving.gateway.probes import ProbesServer
+from graft_serving.gateway.pod_memory import PodMemory
 from graft_serving.gateway.reporter import Reporter, Traffic
 from graft_serving.gateway.settings import Settings, settings_from
 from graft_serving.operator_client import OperatorClient, report_target
-from graft_serving.process import Process, Service, run_process
 from graft_serving.rotated_file import token_file
 from graft_serving.routes_source import RoutesSource
 
 logger = logging.getLogger(__name__)
+
+LISTEN_SECONDS = 10.0
+"""So long a gateway waits for routes and pods before it takes clients without them."""
+OPEN_FILES = 65_536
+"""A relayed request takes two. Container runtimes begin with 1,024, which 500 streams use up."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ def config_from(environ: Mapping[str, str]) -> GatewayConfig:
 def run(environ: Mapping[str, str]) -> int:
     """Run until SIGTERM. Returns the process's exit code. Raises `MissingSetting`."""
     config = config_from(environ)
+    raise_file_limit(OPEN_FILES)
     return run_process(lambda: serve(config))
 
 
@@ -73,19 +84,21 @@ async def serve(config: GatewayConfig) -> int:
 def compose(config: GatewayConfig, api: ApiServer | None, random: Random) -> Process:
     """Wire one gateway."""
     identity, settings = config.identity, config.settings
-    data_path = build_data_path(settings, random)
+    boot = uuid4().hex
+    data_path = build_data_path(settings, random, boot)
     routes = RoutesSource(identity.namespace, identity.endpoint, identity.routes_directory, api)
     discovery = Discovery(data_path.pods, token_file(settings.door_token_file), random)
     source = pod_source(config, api)
     operator = operator_client(identity, random)
-    reporter = Reporter(uuid4().hex, Traffic(data_path.in_flight, data_path.pods.reach), operator.changed if operator else _nobody)
-    probes = probes_server(settings, routes, discovery, data_path, reporter)
+    reporter = Reporter(boot, Traffic(data_path.in_flight, data_path.pods.reach), operator.changed if operator else _nobody)
+    health = health_server(settings, routes, discovery, data_path, reporter)
 
     def apply(newer: Routes) -> None:
         data_path.apply(newer)
         reporter.applied(newer)
 
     async def clients() -> None:
+        await _until(lambda: routes.current is not None and bool(data_path.pods.reach()))
         await data_path.start()
         logger.info("the gateway listens on port %d", settings.port)
         await asyncio.Event().wait()
@@ -98,14 +111,15 @@ def compose(config: GatewayConfig, api: ApiServer | None, random: Random) -> Pro
         Service("routes", lambda: routes.run(apply)),
         Service("pods", lambda: discovery.run(source)),
         Service("keys", data_path.keys.run),
-        Service("clients", clients),
+        Service("clients", clients, drain),
         Service("access log", data_path.access.run),
+        Service("tee", data_path.tee.sender.run),
         Service("reporter", reporter.run),
-        Service("probes", probes.run),
+        Service("health", health.run),
     ]
     if operator:
         services.append(Service("reports", lambda: operator.run(reporter.picture)))
-    return Process(services, drain)
+    return Process(services)
 
 
 def pod_source(config: GatewayConfig, api: ApiServer | None) -> PodSource:
@@ -113,7 +127,7 @@ def pod_source(config: GatewayConfig, api: ApiServer | None) -> PodSource:
     if config.static_pods:
         return StaticSource(config.static_pods)
     assert api, "config_from has seen to it"  # noqa: S101
-    return SlicesSource(api, config.identity.namespace, config.identity.endpoint)
+    return SlicesSource(api, config.identity.namespace, config.identity.endpoint, PodMemory(config.settings.pods_file))
 
 
 def operator_client(identity: Identity, random: Random) -> OperatorClient | None:
@@ -124,7 +138,7 @@ def operator_client(identity: Identity, random: Random) -> OperatorClient | None
     return OperatorClient(target, random)
 
 
-def probes_server(settings: Settings, routes: RoutesSource, discovery: Discovery, data_path: DataPath, reporter: Reporter) -> ProbesServer:
+def health_server(settings: Settings, routes: RoutesSource, discovery: Discovery, data_path: DataPath, reporter: Reporter) -> HealthServer:
     """Return /readyz with what this replica needs to serve a request, and /metrics."""
 
     def pods_problem() -> str | None:
@@ -135,12 +149,26 @@ def probes_server(settings: Settings, routes: RoutesSource, discovery: Discovery
     ready = {
         "routes": lambda: None if routes.current else "not known yet",
         "pods": pods_problem,
+        "clients": lambda: None if data_path.server.port else "not listened for yet",
         "process": lambda: "stopping" if reporter.draining else None,
     }
     registry = CollectorRegistry()
     registry.register(data_path.metrics)
+    registry.register(data_path.tee.metrics)
     ProcessCollector(registry=registry)
-    return ProbesServer(registry, ready, settings.host, settings.metrics_port)
+    return HealthServer(registry, Checks(ready=ready), settings.host, settings.metrics_port)
+
+
+async def _until(able: Callable[[], bool]) -> None:
+    """
+    Wait until the gateway can serve, but not for ever.
+
+    Who is refused a connection goes to another replica; who is answered 503 is not. With nothing to serve a 503 says why.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LISTEN_SECONDS):
+            while not able():  # noqa: ASYNC110 - two sources, at the start only
+                await asyncio.sleep(0.01)
 
 
 def _nobody() -> None:

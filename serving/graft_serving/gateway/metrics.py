@@ -93,7 +93,7 @@ class GatewayMetrics(Collector):
         self._series: dict[tuple[str, str], Series] = {}
         self._fallbacks: Counter[str] = Counter()
         """By domain, and of none forgotten: a sum over series that are forgotten would fall."""
-        self._refused: Counter[tuple[str, int, str]] = Counter()
+        self._refused: Counter[tuple[str, str, int, str]] = Counter()
         self._log_lines_dropped = 0
 
     def series(self, domain: str, version: str) -> Series:
@@ -109,7 +109,7 @@ class GatewayMetrics(Collector):
             self.series(exchange.domain, exchange.version).add(exchange)
             self._fallbacks[exchange.domain] += exchange.version != exchange.wanted
         elif exchange.cause is not None:
-            self._refused[exchange.api, exchange.status, exchange.cause] += 1
+            self._refused[exchange.domain, exchange.api, exchange.status, exchange.cause] += 1
 
     def dropped_log_lines(self, count: int) -> None:
         """Count lines that the access log could not write."""
@@ -137,7 +137,9 @@ class GatewayMetrics(Collector):
         fallbacks = CounterMetricFamily(
             "graft_gateway_fallbacks", "Requests that the base model served in an adapter's place.", labels=["domain"]
         )
-        refused = CounterMetricFamily("graft_gateway_refused", "Requests that no pod was asked for.", labels=["api", "code", "cause"])
+        refused = CounterMetricFamily(
+            "graft_gateway_refused", "Requests that no pod was asked for.", labels=["domain", "api", "code", "cause"]
+        )
         for names, series in self._series.items():
             for (api, status), count in series.answers.items():
                 requests.add_metric([*names, api, str(status)], count)
@@ -147,8 +149,8 @@ class GatewayMetrics(Collector):
                 retries.add_metric([*names, cause], count)
         for domain, count in self._fallbacks.items():
             fallbacks.add_metric([domain], count)
-        for (api, status, cause), count in self._refused.items():
-            refused.add_metric([api, str(status), cause], count)
+        for (domain, api, status, cause), count in self._refused.items():
+            refused.add_metric([domain, api, str(status), cause], count)
         return requests, troubles, retries, fallbacks, refused
 
     def _measured(self) -> Iterable[Metric]:

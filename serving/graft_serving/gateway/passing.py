@@ -16,6 +16,7 @@ from aiohttp import web
 
 from graft_api.dataplane import NOT_STARTED_HEADER, SERVED_BY_HEADER
 from graft_api.routes import GatewayLimits
+from graft_serving.gateway.client_stream import BEHIND_BYTES, ClientStream
 from graft_serving.gateway.errors import Cause, Dialect, Refusal, error_object
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.pods import Pod, Pods
@@ -25,9 +26,6 @@ from graft_serving.gateway.upstream import Answer, Broken, Connection, Connectio
 
 TOKEN_SECONDS = 1.0
 """So old the door's token may be before its file is looked at again."""
-
-WRITTEN_AT_ONCE = 32_768
-"""So many bytes never wait for the client where none were waiting before them: half of what a transport takes before it does."""
 
 ENGINE_DEAD = "EngineCore encountered an issue"
 """vLLM's words before it ends; its other errors may be the request's own."""
@@ -160,7 +158,7 @@ class Passing:
             raise _broken_off(error, first=False) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _whole(self, passage: Passage, pod: Pod, connection: Connection, answer: Answer) -> web.Response:
+    async def _whole(self, passage: Passage, pod: Pod, connection: Connection, answer: Answer) -> web.StreamResponse:
         exchange = passage.exchange
         body = await self._read(passage, connection)
         if answer.status >= 500 and not _is_json(answer):
@@ -176,10 +174,15 @@ class Passing:
             body = renaming.error(body)
             exchange.cause = Cause.UPSTREAM_ERROR if answer.status >= 500 else None
         exchange.bytes_out = len(body)
-        return web.Response(body=body, status=answer.status, headers=_headers(passage, answer))
+        if exchange.mirrored is not None:
+            exchange.mirrored.keep(body)
+        headers = _headers(passage, answer)
+        if len(body) > BEHIND_BYTES:
+            return await send_long(passage, web.StreamResponse(status=answer.status, headers=headers), body)
+        return web.Response(body=body, status=answer.status, headers=headers)
 
     async def _stream(self, passage: Passage, connection: Connection, answer: Answer) -> web.StreamResponse:
-        exchange, idle = passage.exchange, passage.limits.idle_seconds
+        exchange = passage.exchange
         headers = _headers(passage, answer)
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # an nginx in front of this gateway must not collect the events
@@ -187,43 +190,49 @@ class Passing:
         events = EventStream(self._renaming(exchange), drop_usage=passage.asked.usage_unwanted)
         if passage.last:
             response.force_close()
-        await response.prepare(passage.request)
-        exchange.status = 200
+        client = ClientStream(events, exchange, self._clock)
+        await client.begin(passage.request, response)
         try:
-            while data := await connection.read(idle):
-                exchange.first_byte = exchange.first_byte or self._clock()
-                if whole := events.feed(data):
-                    exchange.bytes_out += len(whole)
-                    await _write(passage, response, whole)
-            if rest := events.end():
-                exchange.bytes_out += len(rest)
-                await _write(passage, response, rest)
+            await _pour(connection, client, passage.limits.idle_seconds)
             exchange.cause = Cause.UPSTREAM_ERROR if events.failed else None
         except (Broken, TimedOut, EventTooLong) as error:
             refusal = _broken_off(error, first=False)
             exchange.cause = refusal.cause
-            await _write(passage, response, error_event(passage.asked.api, refusal))
+            client.send(error_event(passage.asked.api, refusal))
         finally:
             exchange.tokens_in, exchange.tokens_out = events.usage.tokens_in, events.usage.tokens_out
         return response
 
 
-async def _write(passage: Passage, response: web.StreamResponse, data: bytes) -> None:
+async def send_long(passage: Passage, response: web.StreamResponse, body: bytes) -> web.StreamResponse:
     """
-    Send to the client. Raises ConnectionResetError if it takes nothing for too long: it would keep its version in use for ever.
+    Send an answer that a client may be slow to take, here, where it still counts as under way: a drain waits for it.
 
-    A timer is set only where the client may be behind: an event a token is written here.
+    Raises ConnectionResetError if the client takes nothing for too long.
     """
-    transport = passage.request.transport
-    if transport is None or (len(data) <= WRITTEN_AT_ONCE and not transport.get_write_buffer_size()):
-        await response.write(data)
-        return
-    try:
-        async with asyncio.timeout(passage.limits.idle_seconds):
-            await response.write(data)
-    except TimeoutError:
-        transport.abort()
-        raise ConnectionResetError from None
+    response.content_length = len(body)
+    if passage.last:
+        response.force_close()
+    await response.prepare(passage.request)
+    for start in range(0, len(body), BEHIND_BYTES):
+        try:
+            async with asyncio.timeout(passage.limits.idle_seconds):
+                await response.write(body[start : start + BEHIND_BYTES])
+        except TimeoutError:
+            if passage.request.transport is not None:
+                passage.request.transport.abort()
+            raise ConnectionResetError from None
+    return response
+
+
+async def _pour(connection: Connection, client: ClientStream, idle_seconds: float) -> None:
+    """Pass a stream on to its end; the pod waits for a client that is behind. Raises `Broken`, `TimedOut`, `EventTooLong`."""
+    while not await connection.pour(client.take, idle_seconds):
+        if client.broken is None:
+            await client.caught_up(idle_seconds)
+        else:
+            break
+    client.end()
 
 
 def _is_json(answer: Answer) -> bool:

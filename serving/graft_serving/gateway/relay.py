@@ -1,7 +1,7 @@
 """
 One request, from its alias to the pod that answers it.
 
-    read the table once -> domain's limits -> conversation -> arm -> pod -> ask it -> perhaps ask another one
+    read the table once -> domain's limits -> conversation -> arm, measured or not -> pod -> ask it -> perhaps ask another one
 
 Between reading the table and counting the request as in flight nothing waits: when a gateway has reported a revision, no later
 request is on an older one, and those on older ones are all in `in_flight`.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from graft_api.dataplane import BASE_NAME
+from graft_api.tee import OPT_OUT_HEADER
 from graft_serving.gateway.conversation import named_key, opening_key
 from graft_serving.gateway.errors import Cause, Refusal
 from graft_serving.gateway.limits import Meters, leave
@@ -23,16 +24,18 @@ from graft_serving.gateway.passing import NotStarted, Passage, Passing
 from graft_serving.gateway.pods import Pod, Pods
 from graft_serving.gateway.retries import RetryBudget
 from graft_serving.gateway.table import Alias, RoutingTable
+from graft_serving.gateway.tee import ExchangeTee
 
 
 class Relay:
     """Routes by `table`, which `apply` replaces."""
 
-    def __init__(self, pods: Pods, passing: Passing, metrics: GatewayMetrics, clock: Callable[[], float]) -> None:
+    def __init__(self, pods: Pods, passing: Passing, metrics: GatewayMetrics, tee: ExchangeTee, clock: Callable[[], float]) -> None:
         self.table: RoutingTable | None = None
         self._pods = pods
         self._passing = passing
         self._metrics = metrics
+        self._tee = tee
         self._clock = clock
         self._domains = Meters("this model", clock)
         self._budget = RetryBudget()
@@ -54,6 +57,7 @@ class Relay:
         alias = table.aliases.get(passage.asked.model)
         if alias is None:
             raise _unknown(passage.asked.model)
+        passage.exchange.domain = alias.name
         meter = self._domains.admit(alias.name, alias.limits)
         try:
             self._route(passage, alias, table)
@@ -66,8 +70,16 @@ class Relay:
         name = passage.request.headers.get(table.settings.conversation_header) or asked.conversation()
         exchange.conversation = named_key(exchange.owner, name) if name else opening_key(exchange.owner, asked.opening())
         exchange.revision = table.revision
-        exchange.domain = alias.name
         exchange.wanted = alias.version_for(exchange.conversation)
+        if alias.measured is not None and alias.measured.holds(exchange.conversation):
+            self._measure(passage, table, named=bool(name))
+        asked.raw = b""
+
+    def _measure(self, passage: Passage, table: RoutingTable, *, named: bool) -> None:
+        if OPT_OUT_HEADER in passage.request.headers:
+            self._tee.opted_out += 1
+        else:
+            self._tee.choose(passage.exchange, passage.asked.raw, passage.asked.body, table.epoch, named=named)
 
     async def _ask(self, passage: Passage, alias: Alias) -> web.StreamResponse:
         self._budget.earn()

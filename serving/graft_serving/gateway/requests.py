@@ -4,8 +4,10 @@ The four inference APIs: where each keeps what the gateway must know, what it se
 Pure. A body is parsed once and written once; what is not named here is passed on as it is.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -42,6 +44,8 @@ class Asked:
     body: Body
     model: str
     stream: bool
+    raw: bytes
+    """The body as it came, until it is known whether anybody wants it."""
     usage_unwanted: bool = False
     """The gateway asked for the usage chunk of the stream, the client did not."""
 
@@ -74,14 +78,29 @@ def read_request(api: Api, raw: bytes, media_hosts: Collection[str] = ()) -> Ask
     _refuse_harmful(body)
     if api.turns:
         refuse_remote(body.get(api.turns), api.turns, media_hosts)
-    asked = Asked(api, body, model, bool(stream))
+    asked = Asked(api, body, model, bool(stream), raw)
     api.prepare(body)
     if stream and api.usage_on_demand:
         asked.usage_unwanted = _ask_for_usage(body)
     return asked
 
 
+MOST_VALUES = 250_000
+"""Of one body: the longest prompts are half as many token ids. Ten times as many hold up every stream for a second."""
+_VALUE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
+"""A text as a whole, or what stands before a value. Never goes back: also a text without an end is read once."""
+
+
+def _refuse_too_many_values(raw: bytes) -> None:
+    """Look closely only at what may have too many: in most bodies even the punctuation of all texts is less."""
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MOST_VALUES:
+        return
+    if sum(1 for _ in islice(_VALUE.finditer(raw), MOST_VALUES + 1)) > MOST_VALUES:
+        raise Refusal(413, Cause.TOO_LARGE, f"the body has more than {MOST_VALUES} JSON values, which is the limit")
+
+
 def _parse(raw: bytes) -> Body:
+    _refuse_too_many_values(raw)
     try:
         body = orjson.loads(raw)
     except ValueError:

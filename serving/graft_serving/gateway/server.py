@@ -18,7 +18,7 @@ from aiohttp import StreamReader, web
 from graft_serving.gateway.errors import Cause, Dialect, Refusal, error_body
 from graft_serving.gateway.exchange import Exchange, Observer
 from graft_serving.gateway.keys import ApiKeys
-from graft_serving.gateway.limits import HeldBytes, Meters, leave
+from graft_serving.gateway.limits import HeldBytes, Meters, leave, parsed_bytes
 from graft_serving.gateway.models import model_list, one_model
 from graft_serving.gateway.passing import Passage
 from graft_serving.gateway.relay import Relay, no_routes
@@ -142,15 +142,18 @@ class GatewayServer:
         table = self._known()
         exchange.owner = self._keys.owner(request.headers, anonymous=table.settings.anonymous)
         meter = self._owners.admit(exchange.owner, table.settings.per_key)
+        held = 0
         try:
             raw = await read_body(request, table.settings.limits.max_body_bytes, self._bodies)
-            exchange.bytes_in = len(raw)
+            exchange.bytes_in = held = len(raw)
+            self._bodies.take(parsed := parsed_bytes(raw))
+            held += parsed
             asked = read_request(api, raw, table.settings.allowed_media_hosts)
-            del raw  # is long, and no longer needed
+            del raw  # is long, and needed until the request is routed, at most
             exchange.stream = asked.stream
             return await self._relay.serve(Passage(request, asked, exchange, table.settings.limits, self.draining))
         finally:
-            self._bodies.give_back(exchange.bytes_in)
+            self._bodies.give_back(held)
             leave(meter)
 
     async def _other(self, request: web.BaseRequest, path: str, exchange: Exchange) -> web.Response:
@@ -172,6 +175,8 @@ class GatewayServer:
         exchange.status, exchange.cause = refusal.status, refusal.cause
         body = error_body(dialect, refusal)
         exchange.bytes_out = len(body)
+        if exchange.mirrored is not None:
+            exchange.mirrored.keep(body)
         headers = _headers(exchange)
         if refusal.retry_after is not None:
             headers["Retry-After"] = str(refusal.retry_after)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft_api.dataplane import API_KEYS_DIRECTORY, DOOR_TOKEN_FILE, GATEWAY_METRICS_PORT, GATEWAY_PORT
-from graft_serving.environment import whole_number
+from graft_api.dataplane import API_KEYS_DIRECTORY, COLLECTOR_TOKEN_FILE, DOOR_TOKEN_FILE, GATEWAY_METRICS_PORT, GATEWAY_PORT
+from graft_runtime.environment import whole_number
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,18 @@ class Settings:
     metrics_port: int = GATEWAY_METRICS_PORT
     keys_directory: Path = Path(API_KEYS_DIRECTORY)
     door_token_file: Path = Path(DOOR_TOKEN_FILE)
+    collector_token_file: Path = Path(COLLECTOR_TOKEN_FILE)
+    pods_file: Path = Path("/tmp/graft-pods.json")  # noqa: S108 - a volume of this pod's own
+    """What the gateway knew of the server pods, for itself after a restart."""
     memory_bytes: int = 512 * 1024 * 1024
-    """So many bytes of requests may be under way at a time. Parsed, and written again for a pod, they take a few times as much."""
+    """So many bytes of requests may be under way at a time, as they came and parsed. Written again for a pod they take as much again."""
     connect_seconds: float = 2.0
     accept_seconds: float = 5.0
     """After SIGTERM new connections are still taken for so long, until every node knows that this pod is gone."""
     grace_seconds: float = 60.0
     """Then requests in flight have so long to finish."""
+    flush_seconds: float = 5.0
+    """Then the collector has so long to take what it has not got yet."""
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -35,6 +40,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         metrics_port=whole_number(environ, "GRAFT_GATEWAY_METRICS_PORT", default.metrics_port),
         keys_directory=Path(environ.get("GRAFT_GATEWAY_KEYS", default.keys_directory)),
         door_token_file=Path(environ.get("GRAFT_GATEWAY_DOOR_TOKEN", default.door_token_file)),
+        collector_token_file=Path(environ.get("GRAFT_GATEWAY_COLLECTOR_TOKEN", default.collector_token_file)),
+        pods_file=Path(environ.get("GRAFT_GATEWAY_PODS_FILE", default.pods_file)),
         memory_bytes=whole_number(environ, "GRAFT_GATEWAY_MEMORY_BYTES", default.memory_bytes),
         accept_seconds=whole_number(environ, "GRAFT_GATEWAY_ACCEPT_SECONDS", int(default.accept_seconds)),
         grace_seconds=whole_number(environ, "GRAFT_DRAIN_SECONDS", int(default.grace_seconds)),

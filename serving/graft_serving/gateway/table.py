@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from graft_api.dataplane import BASE_NAME
 from graft_api.routes import DomainLimits, Fallback, GatewaySettings, Route, Routes
-from graft_serving.gateway.conversation import arm_index, cumulative_weights
+from graft_serving.gateway.conversation import Sample, arm_index, cumulative_weights, sample_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Alias:
     cumulative: tuple[int, ...]
     fallback: Fallback
     limits: DomainLimits | None
+    measured: Sample | None = None
+    """Which of its conversations the collector is told of; None: of none."""
 
     def version_for(self, key: bytes) -> str:
         """Return the version that serves the conversation."""
@@ -44,9 +46,10 @@ class RoutingTable:
 
 def compile_table(routes: Routes) -> RoutingTable:
     """Build the table."""
-    aliases = {route.domain: _alias(route) for route in routes.routes}
+    samples = {each.domain: sample_of(each) for each in routes.tee.domains} if routes.tee else {}
+    aliases = {route.domain: _alias(route, samples.get(route.domain)) for route in routes.routes}
     if (base := routes.gateway.base_alias) is not None:
-        aliases.setdefault(base, Alias(base, "", (BASE_NAME,), (1,), "Error", None))
+        aliases.setdefault(base, Alias(base, "", (BASE_NAME,), (1,), "Error", None, samples.get(base)))
     return RoutingTable(
         epoch=routes.epoch,
         revision=routes.revision,
@@ -56,7 +59,7 @@ def compile_table(routes: Routes) -> RoutingTable:
     )
 
 
-def _alias(route: Route) -> Alias:
+def _alias(route: Route, measured: Sample | None) -> Alias:
     return Alias(
         name=route.domain,
         salt=route.salt,
@@ -64,4 +67,5 @@ def _alias(route: Route) -> Alias:
         cumulative=cumulative_weights(route.arms),
         fallback=route.fallback,
         limits=route.limits,
+        measured=measured,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from graft_serving.gateway.framing import Body, body_of, parse_head
@@ -19,6 +19,9 @@ HIGH_WATER = 262_144
 """So many bytes of an answer wait for a slow client before the pod is made to wait."""
 IDLE_SECONDS = 20.0
 """Shorter than the door's keepalive_timeout: a connection must not be closed there while a request goes out on it here."""
+
+Take = Callable[[bytes], bool]
+"""Gets a piece of a body; returns whether it wants the next one. Raises nothing."""
 
 
 class NotConnected(Exception):  # noqa: N818 - says what happened
@@ -44,7 +47,7 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: idle, or one request at a time. `send`, then `read` until it returns nothing."""
+    """One connection: idle, or one request at a time. `send`, then `read` until it returns nothing, or `pour` until it returns True."""
 
     def __init__(self, address: str, loop: asyncio.AbstractEventLoop, release: Callable[[Connection], None]) -> None:
         self.address = address
@@ -52,8 +55,12 @@ class Connection(asyncio.Protocol):
         self._release = release
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Take | None = None
+        self._heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
         self._paused = False
+        self._choked = False
         self.idle_since = 0.0
         self._begin()
 
@@ -83,12 +90,60 @@ class Connection(asyncio.Protocol):
             await self._wait(seconds)
         return self._answer
 
+    async def send_pieces(self, head: bytes, pieces: Iterable[Sequence[bytes | memoryview]], seconds: float) -> Answer:
+        """
+        As `send`, for a long body: after every piece others have their turn, and it waits while the server does not read.
+
+        An answer that comes before the end of the body ends the sending, and with it the connection.
+        """
+        assert self._transport is not None  # noqa: S101 - `usable` was asked
+        self._begin()
+        self._whole = False
+        self._transport.write(head)
+        for piece in pieces:
+            if self._answer is not None:
+                self._keep = False
+                break
+            self._transport.writelines(piece)
+            await self._written(seconds)
+        while self._answer is None:
+            await self._wait(seconds)
+        return self._answer
+
+    async def _written(self, seconds: float) -> None:
+        await asyncio.sleep(0)  # a transport that takes everything at once makes nobody wait
+        while self._choked and self._answer is None:
+            await self._wait(seconds)
+        if self._failure is not None:
+            raise self._failure
+
     async def read(self, seconds: float) -> bytes:
         """Return what has come of the answer's body, and nothing at its end. Raises `Broken` or `TimedOut`; then call `abort`."""
         while not self._parts:
             if self._whole:
                 return b""
             await self._wait(seconds)
+        return self._kept()
+
+    async def pour(self, take: Take, seconds: float) -> bool:
+        """
+        Hand the answer's body to `take`, as it comes: no task wakes up for it. Returns True at its end.
+
+        Returns False once `take` has: what comes from then on is kept for the next call. Raises `Broken`, or `TimedOut` after `seconds`
+        without anything; then call `abort`.
+        """
+        if self._parts and not take(self._kept()):
+            return False
+        if self._whole:
+            return True
+        self._take = take
+        try:
+            await self._wait(seconds)
+        finally:
+            self._take = None
+        return self._whole and not self._parts
+
+    def _kept(self) -> bytes:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._waiting = 0
@@ -113,12 +168,21 @@ class Connection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         self._waiter = waiter = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _time_out, waiter)
+        self._heard = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._silent, waiter, seconds)
         try:
             await waiter
         finally:
-            timer.cancel()
+            self._timer.cancel()
             self._waiter = None
+
+    def _silent(self, waiter: asyncio.Future[None], seconds: float) -> None:
+        """Give up, or look again later: a timer for every token would cost more than all else that is done with it."""
+        left = self._heard + seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._silent, waiter, seconds)
+        elif not waiter.done():
+            waiter.set_exception(TimedOut())
 
     # What the event loop calls.
 
@@ -137,7 +201,16 @@ class Connection(asyncio.Protocol):
             self._fail(Broken("not HTTP"))
             self.abort()
             return
-        self._wake()
+        if self._take is None or self._whole:
+            self._wake()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._take is None:
+            self._wake()
 
     def eof_received(self) -> bool:
         if self._body is not None and not self._whole and self._body.ends_with_connection:
@@ -186,7 +259,11 @@ class Connection(asyncio.Protocol):
     def _read_body(self, data: bytes) -> None:
         assert self._body is not None  # noqa: S101
         part = self._body.feed(data)
-        if part:
+        if part and self._take is not None:
+            self._heard = self._loop.time()
+            if not self._take(part):
+                self._take = None
+        elif part:
             self._parts.append(part)
             self._waiting += len(part)
             if self._waiting > HIGH_WATER and not self._paused and self._transport is not None:
@@ -194,11 +271,6 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
         if not self._body.needs_more:
             self._whole = True
-
-
-def _time_out(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimedOut())
 
 
 class Connections:
@@ -221,7 +293,7 @@ class Connections:
         return await self._connect(address, loop)
 
     def forget(self, address: str) -> None:
-        """Close what is idle to a pod that is gone."""
+        """Close what is idle to a pod that is gone; what is under way there closes when it is done."""
         for connection in self._idle.pop(address, ()):
             connection.abort()
 
@@ -243,7 +315,7 @@ class Connections:
         return connection
 
     def _release(self, connection: Connection) -> None:
-        if self._closed:
+        if self._closed or connection.address not in self._idle:
             connection.abort()
             return
         connection.idle_since = asyncio.get_running_loop().time()

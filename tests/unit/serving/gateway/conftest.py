@@ -251,7 +251,7 @@ async def make_world(tmp_path: Any) -> AsyncIterator[Callable[..., Awaitable[Wor
             (tmp_path / "token").write_text("door-token\n")
             defaults = Settings(host="127.0.0.1", port=0, keys_directory=tmp_path / "keys", door_token_file=tmp_path / "token")
             recorder = Recorder()
-            path = build_data_path(Settings(**(vars(defaults) | settings)), Random(1), observers=[recorder])  # noqa: S311
+            path = build_data_path(Settings(**(vars(defaults) | settings)), Random(1), "boot", observers=[recorder])  # noqa: S311
             await path.start()
             stack.push_async_callback(path.close)
             session = await stack.enter_async_context(aiohttp.ClientSession())

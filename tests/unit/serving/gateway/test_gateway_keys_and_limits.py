@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from graft_api.routes import KeyLimits
-from graft_serving.environment import MissingSetting
+from graft_runtime.environment import MissingSetting
 from graft_serving.gateway.errors import Cause, Refusal
 from graft_serving.gateway.keys import ApiKeys
 from graft_serving.gateway.limits import Meters, leave

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from typing import Any
 
 import pytest
@@ -377,6 +379,20 @@ async def test_a_client_that_stops_reading_is_given_up(make_world: Any, kit: Any
     writer.close()
 
 
+async def test_a_client_of_http_1_0_gets_the_stream_as_it_is(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    body = kit.compact(kit.ask(stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.0\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port)
+    writer.write(head.encode() + body)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    sent, _, events = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in sent.lower()
+    assert events.startswith(b"data: {")
+    assert events.endswith(b"data: [DONE]\n\n")
+    writer.close()
+
+
 async def test_all_requests_together_take_so_many_bytes(make_world: Any, kit: Any) -> None:
     world = await make_world(memory_bytes=3000)
     go = asyncio.Event()
@@ -465,3 +481,50 @@ async def test_a_key_may_ask_so_often(make_world: Any, kit: Any) -> None:
             statuses.append(answer.status)
     assert statuses == [200, 200, 429, 429]
     assert int(answer.headers["Retry-After"]) in (4, 5)
+
+
+async def test_what_a_parsed_body_takes_counts_beside_its_bytes(make_world: Any, kit: Any) -> None:
+    world = await make_world(memory_bytes=30_000)
+    for body, status in ((kit.ask(user="x" * 20_000), 200), (kit.ask(extra=[[]] * 300), 503), (kit.ask(), 200)):
+        async with world.post(body=kit.compact(body).encode()) as answer:
+            assert answer.status == status
+
+
+async def test_a_long_answer_counts_as_under_way_until_its_client_has_it(make_world: Any, kit: Any) -> None:
+    world = await make_world()
+    text = "y" * 20_000_000
+
+    async def long(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"model": body["model"], "text": text})
+
+    world.pods[0].behave = long
+    body = kit.compact(kit.ask()).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
+    writer.write(head.encode() + body)
+    await kit.until(world.path.in_flight)
+    await asyncio.sleep(0.1)
+    assert world.path.in_flight()
+    sent = await reader.readuntil(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", sent)[1])
+    got = await reader.readexactly(length)
+    assert json.loads(got) == {"model": "dsl", "text": text}
+    await kit.until(lambda: not world.path.in_flight())
+    writer.close()
+
+
+async def test_a_client_that_does_not_take_a_long_answer_is_given_up(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(gateway=LIMITS))
+
+    async def long(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"model": body["model"], "text": "y" * 20_000_000})
+
+    world.pods[0].behave = long
+    body = kit.compact(kit.ask()).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
+    writer.write(head.encode() + body)
+    await kit.until(world.path.in_flight)
+    await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
+    assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
+    writer.close()

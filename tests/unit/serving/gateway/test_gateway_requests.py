@@ -185,3 +185,28 @@ def test_errors_speak_the_clients_dialect() -> None:
         "type": "error",
         "error": {"type": "rate_limit_error", "message": "slow down"},
     }
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"dsl","x":[' + b"[]," * 400_000 + b"[]]}",
+        b'{"model":"dsl","x":' + b"[" * 400_000,
+        b'{"model":"dsl","x":[' + b'"",' * 400_000 + b"1]}",
+        b'"' + b'\\"' * 400_000 + b"[" * 400_000,
+    ],
+    ids=["lists", "depth", "texts", "a text without an end"],
+)
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(raw: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read_request(CHAT, raw)
+    assert refused.value.status == (400 if raw.startswith(b'"') else 413)
+
+
+def test_punctuation_in_texts_is_no_value() -> None:
+    text = 'a, [b], {c}, "d", \\ ' * 100_000
+    assert up("/v1/chat/completions", messages=[{"role": "user", "content": text}])["messages"][0]["content"] == text
+
+
+def test_a_long_prompt_of_tokens_is_served() -> None:
+    assert len(up("/v1/completions", prompt=list(range(131_072)))["prompt"]) == 131_072

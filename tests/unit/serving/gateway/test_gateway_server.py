@@ -166,7 +166,7 @@ async def test_metrics_by_domain_and_version(make_world: Any, kit: Any) -> None:
     assert samples["graft_gateway_first_byte_seconds_count", own] == 2
     assert samples["graft_gateway_request_seconds_bucket", (("domain", "dsl"), ("le", "+Inf"), ("version", kit.OLD))] == 2
     assert samples["graft_gateway_in_flight", own] == 0
-    assert samples["graft_gateway_refused_total", (("api", "chat"), ("cause", "unknown-model"), ("code", "404"))] == 1
+    assert samples["graft_gateway_refused_total", (("api", "chat"), ("cause", "unknown-model"), ("code", "404"), ("domain", ""))] == 1
     assert samples["graft_gateway_routes_revision", (("epoch", "1"),)] == 1
 
 
@@ -233,3 +233,14 @@ async def test_a_drain_does_not_wait_for_ever(make_world: Any, kit: Any) -> None
     await asyncio.wait_for(world.path.drain(), 3)
     await asyncio.gather(first, return_exceptions=True)
     assert world.path.in_flight() == {}
+
+
+async def test_a_domain_that_nobody_serves_is_counted_as_that_domain(make_world: Any, kit: Any) -> None:
+    world = await make_world(routes=kit.make_routes(fallback="Error"))
+    for pod in world.pods:
+        world.path.pods.update(pod.name, pod.address, serving=True, versions=())
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 503
+    registry = CollectorRegistry()
+    registry.register(world.path.metrics)
+    assert 'graft_gateway_refused_total{api="chat",cause="no-pod",code="503",domain="dsl"} 1.0' in generate_latest(registry).decode()

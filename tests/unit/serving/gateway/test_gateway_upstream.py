@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,6 +12,7 @@ from graft_serving.gateway.upstream import HIGH_WATER, Broken, Connection, Conne
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[[Script], Awaitable[str]]
+Body = Callable[[Connection, float], Awaitable[bytes]]
 REQUEST = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n"
 
 
@@ -39,6 +40,32 @@ def connections() -> Connections:
     return Connections(1.0)
 
 
+async def read(connection: Connection, seconds: float) -> bytes:
+    body = b""
+    while part := await connection.read(seconds):
+        body += part
+    return body
+
+
+async def pour(connection: Connection, seconds: float) -> bytes:
+    parts: list[bytes] = []
+    assert await connection.pour(lambda part: bool(parts.append(part) or True), seconds)
+    return b"".join(parts)
+
+
+async def sip(connection: Connection, seconds: float) -> bytes:
+    """Behind after every piece."""
+    parts: list[bytes] = []
+    ended = False
+    while not ended:
+        ended = await connection.pour(lambda part: bool(parts.append(part)), seconds)
+        await asyncio.sleep(0.001)
+    return b"".join(parts)
+
+
+both = pytest.mark.parametrize("body", [read, pour, sip])
+
+
 def answering(*pieces: bytes, keep: bool = True) -> Script:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -53,14 +80,11 @@ def answering(*pieces: bytes, keep: bool = True) -> Script:
     return script
 
 
-async def ask(connections: Connections, address: str, seconds: float = 2.0) -> tuple[Connection, int, bytes]:
+async def ask(connections: Connections, address: str, seconds: float = 2.0, body: Body = read) -> tuple[Connection, int, bytes]:
     connection = await connections.take(address)
     try:
         answer = await connection.send(REQUEST, b"{}", seconds)
-        body = b""
-        while part := await connection.read(seconds):
-            body += part
-        return connection, answer.status, body
+        return connection, answer.status, await body(connection, seconds)
     finally:
         connection.done()
 
@@ -74,6 +98,7 @@ async def test_a_connection_is_used_again(serve: Serve, connections: Connections
     connections.close()
 
 
+@both
 @pytest.mark.parametrize(
     ("pieces", "keep"),
     [
@@ -85,15 +110,16 @@ async def test_a_connection_is_used_again(serve: Serve, connections: Connections
     ],
     ids=["chunked", "continue", "to the end", "HTTP/1.0", "close"],
 )
-async def test_every_framing(serve: Serve, connections: Connections, pieces: tuple[bytes, ...], keep: bool) -> None:
+async def test_every_framing(serve: Serve, connections: Connections, body: Body, pieces: tuple[bytes, ...], keep: bool) -> None:
     address = await serve(answering(*pieces, keep=keep))
-    first, status, body = await ask(connections, address)
-    assert (status, body) == (200, b"ok")
+    first, status, whole = await ask(connections, address, body=body)
+    assert (status, whole) == (200, b"ok")
     second, *_ = await ask(connections, address)
     assert (first is second) is keep
     connections.close()
 
 
+@both
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -107,10 +133,10 @@ async def test_every_framing(serve: Serve, connections: Connections, pieces: tup
     ],
     ids=["nothing", "half a head", "half a body", "no last chunk", "too much", "not HTTP", "endless head"],
 )
-async def test_a_broken_answer_is_broken(serve: Serve, connections: Connections, pieces: tuple[bytes, ...]) -> None:
+async def test_a_broken_answer_is_broken(serve: Serve, connections: Connections, body: Body, pieces: tuple[bytes, ...]) -> None:
     address = await serve(answering(*pieces, keep=False))
     with pytest.raises(Broken):
-        await ask(connections, address)
+        await ask(connections, address, body=body)
 
 
 async def test_nobody_there(connections: Connections) -> None:
@@ -120,10 +146,11 @@ async def test_nobody_there(connections: Connections) -> None:
         await connections.take("nonsense")
 
 
-async def test_a_silent_server(serve: Serve, connections: Connections) -> None:
+@both
+async def test_a_silent_server(serve: Serve, connections: Connections, body: Body) -> None:
     address = await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"ok"))
     with pytest.raises(TimedOut):
-        await ask(connections, address, 0.05)
+        await ask(connections, address, 0.05, body)
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: Serve, connections: Connections) -> None:
@@ -161,4 +188,101 @@ async def test_a_slow_client_makes_the_pod_wait(serve: Serve, connections: Conne
     while part := await connection.read(2.0):
         received += len(part)
     assert received == whole
+    connection.done()
+
+
+async def test_a_stream_that_goes_on_is_not_silent(serve: Serve, connections: Connections) -> None:
+    """The limit is on the time between two pieces, not on the answer."""
+    pieces = (b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n", *[b"x"] * 40)
+    _, status, body = await ask(connections, await serve(answering(*pieces)), 0.1, pour)
+    assert (status, body) == (200, b"x" * 40)
+
+
+async def test_who_is_behind_gets_what_came_meanwhile(serve: Serve, connections: Connections) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
+    connection = await connections.take(await serve(answering(head, b"a", b"b", b"c")))
+    await connection.send(REQUEST, b"{}", 2.0)
+    parts: list[bytes] = []
+    assert not await connection.pour(lambda part: bool(parts.append(part)), 2.0)
+    while connection._waiting < 2:  # noqa: ASYNC110 - any condition
+        await asyncio.sleep(0.001)
+    assert parts == [b"a"]
+    assert await connection.pour(lambda part: bool(parts.append(part) or True), 2.0)
+    assert parts == [b"a", b"bc"]
+    connection.done()
+
+
+async def test_a_connection_to_a_pod_that_is_gone_closes_when_its_request_is_done(serve: Serve, connections: Connections) -> None:
+    address = await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", b"ok"))
+    connection = await connections.take(address)
+    await connection.send(REQUEST, b"{}", 2.0)
+    connections.forget(address)
+    assert await read(connection, 2.0) == b"ok"
+    connection.done()
+    await asyncio.sleep(0.01)
+    assert not connection.usable
+    again, *_ = await ask(connections, address)
+    assert again is not connection
+    connections.close()
+
+
+async def test_a_body_in_pieces_waits_for_a_server_that_reads_slowly(serve: Serve, connections: Connections) -> None:
+    go = asyncio.Event()
+    received = bytearray()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await go.wait()
+        while len(received) < 20_000_000:
+            received.extend(await reader.read(1 << 20))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await reader.read()
+
+    taken = []
+
+    def pieces() -> Iterator[list[bytes | memoryview]]:
+        for number in range(200):
+            taken.append(number)
+            yield [bytes([number]) * 50_000, memoryview(bytes([number]) * 50_000)]
+
+    connection = await connections.take(await serve(script))
+    sending = asyncio.create_task(connection.send_pieces(b"POST / HTTP/1.1\r\ncontent-length: 20000000\r\n\r\n", pieces(), 2.0))
+    await asyncio.sleep(0.1)
+    assert len(taken) < 150
+    go.set()
+    assert (await sending).status == 204
+    assert bytes(received) == b"".join(bytes([number]) * 100_000 for number in range(200))
+    connection.done()
+    assert await connections.take(connection.address) is connection
+    connection.abort()
+
+
+async def test_an_answer_before_the_end_of_the_body_ends_the_connection(serve: Serve, connections: Connections) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n")
+        await asyncio.sleep(1)
+
+    connection = await connections.take(await serve(script))
+    answer = await connection.send_pieces(
+        b"POST / HTTP/1.1\r\ncontent-length: 90000000\r\n\r\n", ([b"x" * 100_000] for _ in range(900)), 2.0
+    )
+    assert answer.status == 429
+    connection.done()
+    assert not connection.usable
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["it closes", "it is silent"])
+async def test_a_server_that_does_not_take_the_body(serve: Serve, connections: Connections, reads: bool) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if reads:
+            writer.transport.abort()
+        else:
+            await asyncio.sleep(0.5)
+
+    connection = await connections.take(await serve(script))
+    pieces = ([b"x" * 100_000] for _ in range(900))
+    with pytest.raises(Broken if reads else TimedOut):
+        await connection.send_pieces(b"POST / HTTP/1.1\r\ncontent-length: 90000000\r\n\r\n", pieces, 0.1)
     connection.done()
