@@ -1,7 +1,7 @@
 """
 A switch under load, and the way of an adapter from `apply` to serving, on two real vLLM replicas and two gateways.
 
-    .venv/bin/python bench/switch.py [--rate 20] [--megabytes 200]
+    .venv/bin/python bench/switch.py [--rate 20] [--away 600]
 
 Needs the node of `make cluster` and the images (`make bench-switch` sees to both). Prints a table, writes bench/results/switch.json.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -19,24 +20,30 @@ import threading
 import time
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 from minio import Minio
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "examples" / "dsl")]
 
 import packages  # noqa: E402
-from stories import Load, Shop, train  # noqa: E402
+from place import EXAMPLE  # noqa: E402
+from stories import Load, Shop, ask, train  # noqa: E402
+from wide import RANK, large_package, wide_world  # noqa: E402
 
 from graft_devcluster import cluster, images, install, s3, settings  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "switch.json"
 SWITCHES = 10
+SWITCHED_WITHIN_MS = 1000.0
 
 
 @dataclass
@@ -47,12 +54,22 @@ class Streams:
     model: str
     count: int
     gaps: list[tuple[float, float]] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
-    async def run(self, until: threading.Event) -> None:
+    def __enter__(self) -> Streams:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    async def _run(self) -> None:
         async with aiohttp.ClientSession() as session:
-            await asyncio.gather(*(self._one(session, until) for _ in range(self.count)))
+            await asyncio.gather(*(self._one(session) for _ in range(self.count)))
 
-    async def _one(self, session: aiohttp.ClientSession, until: threading.Event) -> None:
+    async def _one(self, session: aiohttp.ClientSession) -> None:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": "Allow access when the user has been verified."}],
@@ -61,7 +78,7 @@ class Streams:
             "ignore_eos": True,
             "temperature": 1,
         }
-        while not until.is_set():
+        while not self._stop.is_set():
             async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
                 last = None
                 async for line in answer.content:
@@ -75,43 +92,63 @@ class Streams:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=20, help="requests per second during the switches")
-    parser.add_argument("--megabytes", type=int, default=200, help="size of the large adapter")
+    parser.add_argument("--away", type=float, default=600, help="seconds for which the operator is away under load")
     options = parser.parse_args()
+    busy = os.getloadavg()[0]
     chosen = settings.requested(None, None, None)
     with cluster.locked(chosen):
         cluster.up_node(chosen, [])
     install.install(chosen, images.ensure_images(["operator", "trainer", "serving", "vllm-cpu"], load=True))
-    shop = open_shop(chosen)
-    try:
-        result = switches(shop, options.rate) | large_adapter(shop, options.megabytes, chosen)
-    finally:
-        shop.tools.run("kubectl", "delete", "namespace", shop.name, "--wait=false")
-    result |= {"machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}, "replicas": 2, "gateways": 2}
+    with shop_of(chosen, "e2e-world") as shop:
+        small_adapters(shop)
+        result = switches(shop, options.rate) | operator_away(shop, options.away)
+    with shop_of(chosen, "e2e-world") as shop:
+        result |= large_adapter(shop)
+    result |= {"machine": {"cpus": os.cpu_count(), "load_before": busy}, "replicas": 2, "gateways": 2}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result.items():
         print(f"{name:<40} {value}")
-    return 0 if result["failed_requests"] == result["mixed_answers"] == 0 else 1
+    return 0 if kept(result) else 1
 
 
-def open_shop(chosen: settings.Settings) -> Shop:
-    """An endpoint with two adapters loaded, the first serving."""
-    world = chosen.cache / "e2e-world"
-    subprocess.run([sys.executable, "-m", "world", "--out", str(world)], check=True, cwd=ROOT / "examples" / "dsl")
+def kept(result: dict[str, Any]) -> bool:
+    """Whether every promise with a bound was kept."""
+    lost = result["failed_requests"] + result["mixed_answers"] + result["operator_away_failed_requests"]
+    return lost == result["revisions_not_reached"] == 0 and result["slowest_replica_ms"] <= SWITCHED_WITHIN_MS
+
+
+@contextmanager
+def shop_of(chosen: settings.Settings, world: str) -> Iterator[Shop]:
+    """A namespace of its own, gone at the end: two endpoints at a time are too much for a small machine."""
+    place = chosen.cache / world
+    subprocess.run([sys.executable, "-m", "world", "--out", str(place)], check=True, cwd=ROOT / "examples" / "dsl")
     keys = s3.credentials(chosen)
     store = Minio(s3.endpoint(chosen).removeprefix("http://"), keys.access_key, keys.secret_key, secure=False)
-    place = chosen.cache / "bench-switch"
-    place.mkdir(exist_ok=True)
-    shop = Shop(install.Tools(chosen), store, chosen, world)
-    shop.open(*train(world, place / uuid.uuid4().hex[:8]), place / "packages")
+    shop = Shop(install.Tools(chosen), store, chosen, place)
+    try:
+        yield shop
+    finally:
+        shop.tools.run("kubectl", "delete", "namespace", shop.name, "--timeout=180s")
+
+
+def small_adapters(shop: Shop) -> None:
+    """Open the endpoint with two adapters loaded, the first serving."""
+    place = new_folder(shop)
+    shop.open(*train(shop.world, place / "first"), place / "packages")
     shop.add("first", packages.Package(shop.good, shop.folder / "first"))
-    other, _ = train(world, place / uuid.uuid4().hex[:8], shop.signer, rows=320)
+    other, _ = train(shop.world, place / "second", shop.signer, rows=320)
     shop.add("second", packages.Package(other, shop.folder / "second"))
     for name in ("first", "second"):
         shop.adapter(name, {"Loaded"})
     shop.pin(dsl={"adapter": "first"})
     shop.serves("dsl", "first")
     shop.questions = shop.telling_questions()
-    return shop
+
+
+def new_folder(shop: Shop) -> Path:
+    place: Path = shop.chosen.cache / "bench-switch" / uuid.uuid4().hex[:8]
+    place.mkdir(parents=True)
+    return place
 
 
 def switches(shop: Shop, rate: float) -> dict[str, Any]:
@@ -119,12 +156,15 @@ def switches(shop: Shop, rate: float) -> dict[str, Any]:
     seconds = []
     with Load(shop, rate=rate) as load, Watching(shop) as watching:
         time.sleep(3)
+        pinned = []
         for number in range(SWITCHES):
             adapter = ("second", "first")[number % 2]
+            pinned.append(time.monotonic())
             shop.pin(dsl={"adapter": adapter})
             shop.serves("dsl", adapter)
             time.sleep(1)
-        seconds = watching.slowest()
+        seconds, missed = watching.slowest()
+        whole = [watching.reached_after(moment) for moment in pinned]
     adapters = sorted(load.served() - {"base"})
     assert load.tells_apart(*adapters), "a mix of the two could not be seen"
     return {
@@ -135,6 +175,8 @@ def switches(shop: Shop, rate: float) -> dict[str, Any]:
         "switches": len(seconds),
         "slowest_replica_ms": round(max(seconds) * 1000, 1),
         "median_replica_ms": round(statistics.median(seconds) * 1000, 1),
+        "revisions_not_reached": missed,
+        "pin_to_slowest_replica_ms": round(max(whole) * 1000, 1),
     }
 
 
@@ -182,52 +224,72 @@ class Watching:
                 for document in documents:
                     self.written.setdefault(json.loads(document)["revision"], time.monotonic())
 
-    def slowest(self) -> list[float]:
-        """For each revision, from when it was seen to be written to when the last gateway answered by it."""
-        found = []
+    def slowest(self) -> tuple[list[float], int]:
+        """For each revision, from when it was seen to be written to when the last gateway answered by it; and how many one never did."""
+        found, missed = [], 0
         for revision, written in sorted(self.written.items())[1:]:
             reached = [next((at for number, at in known if number >= revision), None) for known in self.seen.values()]
-            if all(at is not None for at in reached):
-                found.append(max(0.0, max(at for at in reached if at is not None) - written))
-        return found
+            times = [at for at in reached if at is not None]
+            missed += len(times) < len(reached)
+            found.append(max(0.0, max(times, default=0.0) - written))
+        return found, missed
+
+    def reached_after(self, moment: float) -> float:
+        """From a change of the spec to when the last gateway answered by a newer revision: the operator's part is in it."""
+        return max(next((at for _, at in known if at > moment), math.inf) for known in self.seen.values()) - moment
 
 
-def large_adapter(shop: Shop, megabytes: int, chosen: settings.Settings) -> dict[str, Any]:
+def large_adapter(shop: Shop) -> dict[str, Any]:
     """From `apply` to loaded on both replicas, beside a plain parallel copy of the same bytes; and what other streams notice."""
+    place = new_folder(shop)
+    shop.world = wide_world(shop.world, place / "world")
+    server = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())["spec"]["server"] | {"maxLoraRank": RANK}
+    shop.open(*large_package(shop.world, place / "large"), place / "packages", server=server)
     package = packages.Package(shop.good, shop.folder / "large")
-    # The world's model is too small for an adapter of this size: the weights are its own, the rest is a file that is fetched, verified and
-    # signed like them, but that vLLM does not load.
-    (package.path / "ballast.txt").write_bytes(os.urandom(megabytes * 1_000_000))
-    shop.upload(package.finish(shop.signer), "large")
+    shop.upload(package, "large")
     transfer = copy_seconds(shop, "large")
-    stop = threading.Event()
-    streams = Streams(shop.url(), "other", 4)
-    thread = threading.Thread(target=lambda: asyncio.run(streams.run(stop)), daemon=True)
-    thread.start()
-    time.sleep(4)
-    began = time.monotonic()
-    shop.add("large", package, upload=False)
-    status = shop.adapter("large", {"Loaded", "Serving"}, poll=0.02)
-    loaded = time.monotonic() - began
-    shop.pin(dsl={"adapter": "large"})
-    shop.serves("dsl", "large")
-    serving = time.monotonic() - began
-    time.sleep(2)
-    ended = time.monotonic()
-    stop.set()
-    thread.join(30)
+    with Streams(shop.url(), "other", 4) as streams:
+        time.sleep(10)
+        began = time.monotonic()
+        shop.add("large", package, upload=False)
+        status = shop.adapter("large", {"Loaded", "Serving"}, poll=0.02)
+        loaded = time.monotonic() - began
+        shop.pin(dsl={"adapter": "large"})
+        shop.serves("dsl", "large")
+        serving = time.monotonic() - began
+        for number in range(8):  # every pod's first use, whichever these go to
+            ask(shop.url(), "dsl", f"Rule {number}: allow access when the user has been verified.")
+        time.sleep(2)
+        ended = time.monotonic()
     quiet = [gap for at, gap in streams.gaps if at < began]
     busy = [gap for at, gap in streams.gaps if began <= at <= ended]
     return {
         "adapter_bytes": package.size,
-        "adapter_bytes_that_vllm_loads": (package.path / packages.WEIGHTS).stat().st_size,
         "s3_transfer_seconds": round(transfer, 2),
         "apply_to_loaded_seconds": round(loaded, 2),
         "apply_to_serving_seconds": round(serving, 2),
         "loaded_to_transfer_ratio": round(loaded / transfer, 2),
-        "slowest_agent_seconds": status.get("loadSeconds"),
+        "agent_seconds": status.get("loadSeconds"),
         "other_streams_gap_ms_before": summary(quiet),
-        "other_streams_gap_ms_while_loading": summary(busy),
+        "other_streams_gap_ms_while_loading_and_first_used": summary(busy),
+    }
+
+
+def operator_away(shop: Shop, seconds: float) -> dict[str, Any]:
+    """Requests that fail while no operator runs at all."""
+    operator = ("kubectl", "scale", "deployment", "-n", "graft-system", "--all")
+    shop.tools.run(*operator, "--replicas=0")
+    try:
+        with Load(shop, rate=5) as load:
+            time.sleep(seconds)
+    finally:
+        shop.tools.run(*operator, "--replicas=1")
+    shop.ready()
+    print("\n".join(load.problems[:20]))
+    return {
+        "operator_away_seconds": seconds,
+        "operator_away_requests": sum(load.outcomes.values()),
+        "operator_away_failed_requests": load.failed(),
     }
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import load_file, save_file
 
-from graft_trainer import folder
+from graft_runtime.digests import list_files
 from graft_trainer.signature import sign
 
 WEIGHTS, CONFIG, MANIFEST, SIGNATURE = "adapter_model.safetensors", "adapter_config.json", "manifest.json", "model.sig"
@@ -57,7 +57,7 @@ class Package:
 
     def finish(self, signer: Signer, **manifest: object) -> "Package":
         """List the files as they are now, and sign."""
-        listed = [file.to_json() for file in folder.list_files(self.path) if file.path not in {MANIFEST, SIGNATURE}]
+        listed = [file.to_json() for file in list_files(self.path) if file.path not in {MANIFEST, SIGNATURE}]
         self.change_json(MANIFEST, **({"files": listed} | manifest))
         sign(self.path, signer.path)
         return self

@@ -1,6 +1,7 @@
 """An endpoint to play stories on: its namespace, its adapters, and load on it all the time."""
 
 import asyncio
+import io
 import itertools
 import json
 import subprocess
@@ -19,13 +20,13 @@ from place import EXAMPLE, ROOT, Place, wait_for
 class Shop(Place):
     """A namespace with a ModelEndpoint of two domains, and a good adapter to make bad ones from."""
 
-    def open(self, good, signer, folder):
+    def open(self, good, signer, folder, **spec):
         """Create namespace and endpoint, and wait until it is ready."""
         self.good, self.signer, self.folder = good, signer, folder
         folder.mkdir(exist_ok=True)
         self.create_namespace()
         self.fill_bucket()
-        self.apply(self.endpoint())
+        self.apply(self.endpoint(**spec))
         self.ready()
 
     def endpoint(self, **spec):
@@ -94,6 +95,24 @@ class Shop(Place):
     def pods(self, component):
         return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
 
+    def spoil(self, name, file):
+        """One bit of a file in the store changes."""
+        key = f"packages/{name}/{file}"
+        with self.store.get_object(self.bucket, key) as found:
+            raw = bytearray(found.read())
+        raw[-1] ^= 1
+        self.store.put_object(self.bucket, key, io.BytesIO(raw), len(raw))
+
+    def replace(self, component, pod):
+        """Delete a pod, and wait until another one is in its place."""
+        self.tools.run("kubectl", "delete", "pod", pod, "-n", self.name, "--wait=false")
+
+        def replaced(seen):
+            return pod not in seen["pods"] and len(seen["pods"]) == 2
+
+        wait_for(lambda: {"pods": [each["metadata"]["name"] for each in self.pods(component)]}, replaced, 180)
+        self.ready()
+
     def delete(self, kind, name):
         self.tools.run("kubectl", "delete", kind, name, "-n", self.name, "--wait=false")
 
@@ -110,7 +129,11 @@ class Load:
         self.outcomes = Counter()
         self.answers = {}
         """By version and question: the texts that came. One version has one text for one question."""
+        self.latest = {}
+        """By model, who answered last."""
         self.problems = []
+        self.lost = []
+        """Of each request that failed: when it began, and whether it reached a gateway at all."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -143,7 +166,7 @@ class Load:
             "max_tokens": 48,
             "stream": stream,
         }
-        began = time.strftime("%X")
+        began, at = time.strftime("%X"), time.monotonic()
         try:
             async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
                 raw = await answer.read()
@@ -151,11 +174,14 @@ class Load:
                 said = text_of(raw, model, stream=stream) if answer.status == 200 else None
                 self.outcomes[model, answer.status] += 1
                 if answer.status != 200:
+                    self.lost.append((at, True))
                     self.problems.append(f"{began} {model} {answer.status} {raw[:200]!r}")
                 else:
                     self.answers.setdefault((served, question), set()).add(said)
+                    self.latest[model] = served
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AssertionError) as error:
             self.outcomes[model, type(error).__name__] += 1
+            self.lost.append((at, not isinstance(error, aiohttp.ClientConnectorError)))
             self.problems.append(f"{began} {model} {type(error).__name__} {error}")
 
     def served(self):
@@ -169,6 +195,14 @@ class Load:
     def tells_apart(self, first, second):
         """Whether these versions gave different texts to some question."""
         return any(self.answers.get((first, one), set()) != self.answers.get((second, one), set()) for one in self.questions)
+
+    def lost_after(self, moment):
+        """Requests that began after `moment`, reached a gateway, and failed."""
+        return [began - moment for began, reached in self.lost if reached and began > moment]
+
+    def turned_away(self):
+        """When the connections were refused, or came to nobody: nothing was sent, and every client may try again."""
+        return [began for began, reached in self.lost if not reached]
 
     def failed(self):
         return sum(count for (_, status), count in self.outcomes.items() if status != 200)
@@ -196,9 +230,9 @@ def text_of(raw, model, stream):
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
 
 
-def train(world: Path, place: Path, signer: Signer | None = None, rows: int = 640) -> tuple[Path, Signer]:
-    """A small adapter, trained here by `graft run`, and the key that signed it."""
-    place.mkdir(exist_ok=True)
+def train(world: Path, place: Path, signer: Signer | None = None, rows: int = 640, **changes: object) -> tuple[Path, Signer]:
+    """A small adapter, trained here by `graft run`, and the key that signed it. `changes` take the place of parts of the spec."""
+    place.mkdir(parents=True, exist_ok=True)
     signer = signer or Signer(place / "key.pem")
     job = yaml.safe_load((EXAMPLE / "finetunejob.yaml").read_text())
     spec = job["spec"]
@@ -217,6 +251,7 @@ def train(world: Path, place: Path, signer: Signer | None = None, rows: int = 64
     }
     spec["training"]["epochs"] = 1
     spec["evaluation"]["suites"][0]["accept"] = {"metric": "error_rate", "max": "1"}
+    spec |= changes
     (place / "job.yaml").write_text(yaml.safe_dump(job))
     command = [str(ROOT / ".venv/bin/graft"), "run", "-f", str(place / "job.yaml"), "--signing-key", str(signer.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,34 @@
+"""A base model that is small to run but has room for a large adapter, and such an adapter, trained and signed as any other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from stories import Signer, train
+from transformers import LlamaConfig, LlamaForCausalLM
+
+RANK = 512
+"""The highest that vLLM takes."""
+WIDTH, INNER, LAYERS = 512, 2048, 16
+"""188,416 rows and columns of adapted modules: 193 MB of bfloat16 at rank 512, beside 136 MB of base model."""
+
+
+def wide_world(world: Path, place: Path) -> Path:
+    """Return a folder like `world`, with the same words and data and a wider base model of random weights."""
+    base = place / "base"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(world / "data", place / "data")
+    shutil.copytree(world / "base", base, ignore=shutil.ignore_patterns("*.safetensors"))
+    shape = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "head_dim": WIDTH // 8}
+    config = LlamaConfig(**json.loads((base / "config.json").read_text()) | shape)
+    torch.manual_seed(7)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(base)
+    return place
+
+
+def large_package(world: Path, place: Path) -> tuple[Path, Signer]:
+    """Train an adapter of about 200 MB on the wide base."""
+    return train(world, place, rows=64, lora={"rank": RANK, "alpha": RANK, "dropout": "0"})
