@@ -58,6 +58,7 @@ class Reason(enum.StrEnum):
     INVALID_SETTING = "InvalidSetting"
     UNSUPPORTED = "Unsupported"
     OUT_OF_MEMORY = "OutOfMemory"
+    SCORER_BROKEN = "ScorerBroken"
     STORE_UNAVAILABLE = "StoreUnavailable"
     OPERATOR_UNAVAILABLE = "OperatorUnavailable"
     FENCED = "Fenced"

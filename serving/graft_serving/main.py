@@ -5,6 +5,7 @@ The processes of the data plane: `graft-serving <verb>`.
     door         write nginx's configuration and become nginx
     agent        beside vLLM: load and prove what the routes ask for
     gateway      what clients talk to
+    collector    beside the gateways: score what production answers, hold a candidate's answers against it
 
 Exit codes: 0 after SIGTERM or when the work is done, 1 when something broke (the kubelet starts it again), 2 when a setting is
 missing or wrong, which a restart does not cure.
@@ -16,8 +17,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from graft_serving.environment import MissingSetting, log_level
-from graft_serving.logs import configure_logging
+from graft_runtime.environment import MissingSetting, log_level
+from graft_runtime.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ Verb = Callable[[Mapping[str, str]], int]
 def main() -> int:
     """Run one process to its end. Returns its exit code."""
     verb = VERBS[_parser().parse_args().verb]
-    configure_logging()
+    configure_logging(words=False)
     try:
-        configure_logging(log_level(os.environ))
+        configure_logging(log_level(os.environ), words=False)
         return verb(os.environ)
     except MissingSetting as missing:
         logger.critical("%s", missing)
@@ -55,6 +56,13 @@ def agent(environ: Mapping[str, str]) -> int:
     return run(environ)
 
 
+def collector(environ: Mapping[str, str]) -> int:
+    """See `graft_serving.collector.main`."""
+    from graft_serving.collector.main import run  # noqa: PLC0415
+
+    return run(environ)
+
+
 def door(_: Mapping[str, str]) -> int:
     """See `graft_serving.door.main`."""
     from graft_serving.door.main import main as become_nginx  # noqa: PLC0415
@@ -69,7 +77,7 @@ def fetch_base(environ: Mapping[str, str]) -> int:
     return run(environ)
 
 
-VERBS: dict[str, Verb] = {"gateway": gateway, "agent": agent, "door": door, "fetch-base": fetch_base}
+VERBS: dict[str, Verb] = {"gateway": gateway, "agent": agent, "collector": collector, "door": door, "fetch-base": fetch_base}
 
 
 def _parser() -> argparse.ArgumentParser:

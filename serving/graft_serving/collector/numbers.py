@@ -1,0 +1,201 @@
+"""
+Which exchanges were taken, so that none counts twice, and how many never came, so that none is missed silently.
+
+A gateway numbers what it chose, when it chose it; frames come when exchanges end, so a long answer's number comes after higher ones.
+A number is *open* here while its exchange is in memory and *settled* once what became of it is in the open segment; only settled
+numbers are written down, in the commit that holds what became of them. So after a crash an exchange that was open is neither counted
+nor known, which makes it a loss; one whose batch is sent again because its answer was lost is recognised if it was settled, and
+taken if it was not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from graft_api.schema import Count, Model
+from graft_api.tee import Dropped
+
+MOST_RANGES = 4096
+"""Ranges of settled numbers that are remembered of one gateway. Beyond, the oldest hole is closed: what comes for it is a duplicate."""
+MOST_BOOTS = 256
+SILENT_SECONDS = 120.0
+"""A gateway that has said nothing for so long is taken for dead, until it says something."""
+UNDER_WAY_SECONDS = 600.0
+"""For so long the fewest numbers that were not accounted for are held against a gateway: the others may be exchanges under way."""
+NO_LOSS = frozenset({Dropped.NOT_REPEATABLE.value})
+"""What gateways give up because it is no pair, not because there was no room."""
+
+
+class BootState(Model):
+    """What is known of one gateway's numbers."""
+
+    base: Count
+    """Numbers up to here may be of a time before this collector looked: it does not wait for them."""
+    ranges: list[tuple[int, int]]
+    """Settled, ends included, in order."""
+    settled: Count
+    """Above `base`."""
+    numbered: Count
+    dropped: dict[str, Count]
+    dropped_before: dict[str, Count]
+    heard: float
+    """Seconds since 1970."""
+
+
+class NumbersState(Model):
+    """What is written down with each commit."""
+
+    boots: dict[str, BootState] = Field(default_factory=dict)
+    past: dict[str, Count] = Field(default_factory=dict)
+    """Losses by cause of gateways that are gone and forgotten."""
+
+
+@dataclass
+class _Boot:
+    base: int
+    heard: float
+    dropped_before: dict[str, int]
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    settled: int = 0
+    open: set[int] = field(default_factory=set)
+    numbered: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    least: tuple[float, float] = (math.inf, math.inf)
+    """The fewest numbers that were not accounted for, in the last window of time and in this one."""
+    window: float = 0.0
+
+    def knows(self, number: int) -> bool:
+        if number in self.open:
+            return True
+        place = bisect_right(self.ranges, (number, math.inf)) - 1
+        return place >= 0 and self.ranges[place][1] >= number
+
+    def settle(self, number: int) -> None:
+        place = bisect_right(self.ranges, (number, math.inf))
+        start = end = number
+        if place < len(self.ranges) and self.ranges[place][0] == number + 1:
+            end = self.ranges.pop(place)[1]
+        if place and self.ranges[place - 1][1] == number - 1:
+            place -= 1
+            start = self.ranges.pop(place)[0]
+        self.ranges.insert(place, (start, end))
+        if len(self.ranges) > MOST_RANGES:
+            (first, _), (_, last) = self.ranges[:2]
+            self.ranges[:2] = [(first, last)]
+        self.settled += number > self.base
+
+    def told(self) -> dict[str, int]:
+        """Return what the gateway dropped since we look, by cause."""
+        since = {cause: count - self.dropped_before.get(cause, 0) for cause, count in self.dropped.items()}
+        return {cause: count for cause, count in since.items() if count > 0}
+
+    def watch(self, now: float) -> None:
+        """Look at what is not accounted for: lost, or under way."""
+        if now - self.window > UNDER_WAY_SECONDS:
+            self.window, self.least = now, (self.least[1], math.inf)
+        self.least = (self.least[0], min(self.least[1], self.unaccounted()))
+
+    def unaccounted(self) -> int:
+        here = self.settled + sum(number > self.base for number in self.open)
+        return max(0, self.numbered - self.base - here - sum(self.told().values()))
+
+    def vanished(self, now: float) -> int:
+        """
+        Return how many numbers never came and were not told of, as far as can be known.
+
+        What is not accounted for is lost or under way, and what is lost stays so: at no time were there fewer. Of a gateway that is dead
+        nothing is under way.
+        """
+        if now - self.heard > SILENT_SECONDS:
+            return self.unaccounted()
+        least = min(*self.least, self.unaccounted())
+        return int(least)
+
+
+class Numbers:
+    """Of one lane."""
+
+    def __init__(self, state: NumbersState | None = None) -> None:
+        state = state or NumbersState()
+        self._past: Counter[str] = Counter(state.past)
+        self._boots = {boot: _restored(known) for boot, known in state.boots.items()}
+
+    def heard(self, boot: str, lowest: int | None, numbered: int, dropped: dict[str, int], now: float) -> None:
+        """A batch came, whose lowest number is `lowest`; the other two are what its headers say. Before `take`."""
+        known = self._boots.get(boot)
+        if known is None:
+            if len(self._boots) >= MOST_BOOTS:
+                self._forget(min(self._boots, key=lambda name: self._boots[name].heard), now)
+            # A gateway that brings its first number is new. Of another nobody knows what it brought to whom before.
+            fresh = lowest == 1
+            known = self._boots[boot] = _Boot(0 if fresh else numbered, now, {} if fresh else dict(dropped), window=now)
+        known.heard = now
+        known.numbered = max(known.numbered, numbered)
+        known.dropped = {cause: max(count, known.dropped.get(cause, 0)) for cause, count in {**known.dropped, **dropped}.items()}
+
+    def watch(self, now: float) -> None:
+        """Now and then, and when a batch is taken."""
+        for known in self._boots.values():
+            if now - known.heard <= SILENT_SECONDS:
+                known.watch(now)
+
+    def take(self, boot: str, number: int) -> bool:
+        """Whether this exchange is new; it is open from now on."""
+        known = self._boots[boot]
+        if known.knows(number):
+            return False
+        known.open.add(number)
+        return True
+
+    def settle(self, boot: str, number: int) -> None:
+        """What became of an open exchange is in the open segment."""
+        known = self._boots.get(boot)
+        if known is not None:
+            known.open.discard(number)
+            known.settle(number)
+
+    def lost(self, now: float) -> dict[str, int]:
+        """Return how many exchanges did not come, by cause: what gateways say, and `never-came`."""
+        found = Counter(self._past)
+        for known in self._boots.values():
+            found.update(known.told())
+            found["never-came"] += known.vanished(now)
+        return {cause: count for cause, count in sorted(found.items()) if count}
+
+    def state(self) -> NumbersState:
+        """Return what is settled at this moment."""
+        boots = {
+            boot: BootState(
+                base=known.base,
+                ranges=list(known.ranges),
+                settled=known.settled,
+                numbered=known.numbered,
+                dropped=dict(known.dropped),
+                dropped_before=dict(known.dropped_before),
+                heard=known.heard,
+            )
+            for boot, known in self._boots.items()
+        }
+        return NumbersState(boots=boots, past=dict(self._past))
+
+    def _forget(self, boot: str, now: float) -> None:
+        known = self._boots.pop(boot)
+        self._past.update(known.told())
+        self._past["never-came"] += known.vanished(now)
+
+
+def _restored(state: BootState) -> _Boot:
+    return _Boot(
+        base=state.base,
+        heard=state.heard,
+        dropped_before=dict(state.dropped_before),
+        ranges=list(state.ranges),
+        settled=state.settled,
+        numbered=state.numbered,
+        dropped=dict(state.dropped),
+    )

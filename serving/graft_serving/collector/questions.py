@@ -1,0 +1,124 @@
+"""
+A request of production as it is asked again: what it says, and whether it may be asked at all. Pure.
+
+Everything here is decided from the request and production's answer, before the candidate is asked: what the candidate does can take
+no request out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from graft_api.tee import ExchangeHead
+from graft_evaluation.scorers import transcript
+from graft_serving.gateway.errors import Cause, Refusal
+from graft_serving.gateway.repeatable import repeatable
+from graft_serving.gateway.requests import APIS, Asked, read_request
+
+BY_NAME = {api.name: api for api in APIS.values()}
+CLIENT_LEFT = 499
+
+
+class Side(StrEnum):
+    """Whose doing an exclusion is."""
+
+    INCUMBENT = "Incumbent"
+    CANDIDATE = "Candidate"
+    BOTH = "Both"
+
+
+class ExcludedError(Exception):
+    """An exchange that is no pair."""
+
+    def __init__(self, cause: str, side: Side) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.side = side
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that may be asked again."""
+
+    asked: Asked
+    first_turn: bool
+    text: str
+    """The conversation, as judges read it."""
+    tools: tuple[Mapping[str, Any], ...]
+
+    @property
+    def path(self) -> str:
+        """Where it is posted."""
+        return self.asked.api.path
+
+    def encoded(self, version: str) -> bytes:
+        """Return the body for one version: the client's, sampling parameters, seed and stream included, with the model's name."""
+        return self.asked.encoded(version)
+
+
+def check_head(head: ExchangeHead, incumbent: str) -> None:
+    """Raises `ExcludedError` for what the head alone says is no pair. The causes are labels: keep them."""
+    if head.wanted != incumbent:
+        raise ExcludedError("other-version", Side.BOTH)
+    if head.status == CLIENT_LEFT or head.cause == Cause.CLIENT_GONE:
+        raise ExcludedError("client-left", Side.BOTH)
+    if head.status >= 500 or head.cause is not None:
+        # A server of production that fails is no merit of the candidate's: too many of them make the verdict Inconclusive instead.
+        raise ExcludedError("production-failed", Side.INCUMBENT)
+    if head.version != incumbent:
+        raise ExcludedError("fallback", Side.INCUMBENT)
+    if head.status != 200:
+        raise ExcludedError("request-refused", Side.BOTH)
+    if head.api not in BY_NAME:
+        raise ExcludedError("unknown-api", Side.BOTH)
+
+
+def read_question(head: ExchangeHead, request: bytes, media_hosts: Collection[str] = ()) -> Question:
+    """Return the question. Raises `ExcludedError` for one whose asking again would have effects, or would not be the same question."""
+    try:
+        asked = read_request(BY_NAME[head.api], request, media_hosts)
+    except Refusal as refusal:
+        cause = {Cause.STATEFUL: "stored-state"}.get(refusal.cause, "not-replayable")
+        raise ExcludedError(cause, Side.BOTH) from None
+    body = asked.body
+    if not repeatable(body):
+        raise ExcludedError("server-tools", Side.BOTH)
+    if any(isinstance(body.get(name), int) and body[name] > 1 for name in ("n", "best_of")):
+        raise ExcludedError("several-answers", Side.BOTH)
+    if head.api == "completions" and not isinstance(body.get("prompt"), str):
+        raise ExcludedError("several-answers", Side.BOTH)
+    turns = _turns(asked)
+    text = turns if isinstance(turns, str) else transcript(turns)
+    return Question(asked, _opens(turns), text, tuple(_tools(body)))
+
+
+def _turns(asked: Asked) -> str | list[Mapping[str, Any]]:
+    body = asked.body
+    turns = body.get(asked.api.turns or "prompt")
+    if isinstance(turns, str):
+        return turns
+    listed: list[Mapping[str, Any]] = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    system = body.get("system") or body.get("instructions")
+    return [{"role": "system", "content": system}, *listed] if system else listed
+
+
+def _opens(turns: str | list[Mapping[str, Any]]) -> bool:
+    """Whether nothing of a model's is in the conversation yet."""
+    if isinstance(turns, str):
+        return True
+    return not any(turn.get("role") == "assistant" or turn.get("type") in {"function_call", "reasoning"} for turn in turns)
+
+
+def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the request's tools, as OpenAI has them."""
+    tools = body.get("tools")
+    found: list[Mapping[str, Any]] = []
+    for tool in tools if isinstance(tools, list) else []:
+        if isinstance(tool, dict) and "input_schema" in tool:
+            found.append({"type": "function", "function": {"name": tool.get("name"), "parameters": tool["input_schema"]}})
+        elif isinstance(tool, dict):
+            found.append(tool)
+    return found

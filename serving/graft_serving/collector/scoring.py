@@ -1,0 +1,238 @@
+"""
+From two answers to two values of each metric.
+
+A scorer that breaks is counted as broken and the metric is absent on both sides; it is never a wrong answer. An answer that never
+came is never scored: it is the worst value, whatever the scorer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from graft_api.collect import HARDWARE, Measure, MeasuredMetric, Sides
+from graft_api.comparison import Direction, Kind, Metric
+from graft_api.scorers import RefusalScorer, Sample, Scorer, ToolCallsScorer
+from graft_evaluation.paired.batch import REACH
+from graft_evaluation.paired.outcomes import Answer
+from graft_evaluation.scorers import Answer as Scored
+from graft_evaluation.scorers import (
+    Broken,
+    Budget,
+    Case,
+    Judge,
+    ScorerInvalidError,
+    build,
+    requests_per_answer,
+    sampled,
+    score,
+)
+from graft_evaluation.scorers import Score as Found
+from graft_serving.collector.answers import Said, Side
+from graft_serving.collector.questions import Question
+
+logger = logging.getLogger(__name__)
+
+SUGAR: Mapping[Measure, Scorer] = {
+    Measure.REFUSAL: Scorer(refusal=RefusalScorer()),
+    Measure.TOOL_CALLS: Scorer(tool_calls=ToolCallsScorer()),
+}
+TIE = 0.5
+"""What an answer is worth beside itself."""
+
+
+@dataclass(frozen=True)
+class Trio:
+    """All that is known of one question."""
+
+    question: Question
+    production: Side
+    candidate: Side
+    incumbent: Side | None = None
+    """On the shadow."""
+
+
+@dataclass
+class Values:
+    """Of one contrast."""
+
+    found: dict[str, Sides] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Gauge:
+    """One metric, ready."""
+
+    measured: MeasuredMetric
+    judge: Judge | None
+    scorer: Scorer | None
+
+    @property
+    def metric(self) -> Metric:
+        return self.measured.metric
+
+    @property
+    def against_production(self) -> bool:
+        """Whether answers are held against production's, which then needs no scoring itself."""
+        return self.scorer is not None and (self.scorer.llm_judge is not None or self.scorer.exact is not None)
+
+
+class Scoring:
+    """All metrics of one test. Close it."""
+
+    def __init__(self, metrics: Sequence[MeasuredMetric], environment: Mapping[str, str]) -> None:
+        """Build the scorers; nothing runs or connects before the first answer. Raises `ScorerInvalidError`."""
+        self._gauges = [_gauge(measured, environment) for measured in metrics]
+        self.spent: Counter[str] = Counter()
+        """Requests that were asked, by metric."""
+        self._budgets = {gauge.metric.name: _budget(gauge, {}) for gauge in self._gauges}
+        self.invalid: dict[str, str] = {}
+        """Metric -> what its author must change, found while it judged."""
+
+    def restore(self, spent: Mapping[str, int]) -> None:
+        """Go on with the budgets of an earlier process."""
+        self.spent = Counter(spent)
+        self._budgets = {gauge.metric.name: _budget(gauge, spent) for gauge in self._gauges}
+
+    async def quality(self, trio: Trio, key: str) -> tuple[Values, Values | None]:
+        """Return what is compared of production and candidate, and of production and the shadow's incumbent where that was asked."""
+        candidate, instrument = Values(), None if trio.incumbent is None else Values()
+        for gauge in self._gauges:
+            if gauge.measured.measure not in HARDWARE and self._due(gauge, trio, key):
+                await self._judge(gauge, trio, candidate, instrument)
+        return candidate, instrument
+
+    def hardware(self, trio: Trio) -> Values:
+        """Return what is compared of the two versions on the shadow."""
+        values = Values()
+        for gauge in self._gauges:
+            if gauge.measured.measure in HARDWARE and trio.incumbent is not None:
+                found = (_hardware(gauge, trio.incumbent), _hardware(gauge, trio.candidate))
+                if gauge.measured.measure is not Measure.FIRST_TOKEN or trio.question.asked.stream:
+                    values.found[gauge.metric.name] = found
+        return values
+
+    async def aclose(self) -> None:
+        """Let go of what scorers hold."""
+        for gauge in self._gauges:
+            if gauge.judge is not None:
+                await gauge.judge.aclose()
+
+    def _due(self, gauge: _Gauge, trio: Trio, key: str) -> bool:
+        """Whether this metric is sampled for this pair: decided by hash and budget, without a look at an answer."""
+        if gauge.measured.measure is Measure.TOOL_CALLS and not trio.question.tools:
+            return False
+        if gauge.scorer is None:
+            return True
+        if not sampled(gauge.scorer.sample, key):
+            return False
+        answers = (0 if gauge.against_production else 1) + 1 + (trio.incumbent is not None)
+        requests = answers * requests_per_answer(gauge.scorer)
+        if not self._budgets[gauge.metric.name].take(requests):
+            return False
+        self.spent[gauge.metric.name] += requests
+        return True
+
+    async def _judge(self, gauge: _Gauge, trio: Trio, candidate: Values, instrument: Values | None) -> None:
+        name = gauge.metric.name
+        production = await self._value(gauge, trio, trio.production, own=True)
+        for values, side in ((candidate, trio.candidate), (instrument, trio.incumbent)):
+            if values is None or side is None:
+                continue
+            other = await self._value(gauge, trio, side, own=False)
+            broken = next((value for value in (production, other) if isinstance(value, str)), None)
+            if broken is None and not isinstance(production, str) and not isinstance(other, str):
+                values.found[name] = (production, other)
+            elif broken is not None:
+                values.broken[name] = broken
+
+    async def _value(self, gauge: _Gauge, trio: Trio, side: Side, *, own: bool) -> float | str | None:
+        """Return the value, None where the answer never came, or a word for what broke."""
+        metric, said = gauge.metric, side.said
+        if not came(metric, said.ended):
+            return None
+        if gauge.scorer is None or gauge.judge is None:
+            return _in_reach(metric, _plain(gauge.measured.measure, said))
+        if own and gauge.against_production:
+            return oriented(metric, TIE) if metric.kind is Kind.MEAN else oriented(metric, 1.0)
+        if gauge.against_production and not came(metric, trio.production.said.ended):
+            # There is nothing to hold it against, and production's absence is counted already: any answer is better than none.
+            return oriented(metric, 1.0)
+        case = Case(
+            Scored(said.text, said.ended is not Answer.LENGTH, said.tool_calls),
+            (trio.production.said.text,) if gauge.against_production else (),
+            trio.question.text,
+            trio.question.tools,
+        )
+        return await self._scored(gauge, case)
+
+    async def _scored(self, gauge: _Gauge, case: Case) -> float | str:
+        assert gauge.judge is not None  # noqa: S101 - only metrics with a scorer come here
+        name = gauge.metric.name
+        try:
+            outcome = await score(gauge.judge, case)
+        except ScorerInvalidError as error:
+            if name not in self.invalid:
+                logger.error("the scorer of %s cannot judge: %s", name, error)
+            self.invalid[name] = str(error)
+            return "Invalid"
+        if isinstance(outcome, Broken):
+            return outcome.cause
+        return score_value(gauge.metric, outcome)
+
+
+def came(metric: Metric, ended: Answer) -> bool:
+    """Whether there is anything to measure: `outcomes.value` says the same of what is measured."""
+    return ended is Answer.COMPLETE or (ended is Answer.LENGTH and metric.kind is Kind.QUANTILE)
+
+
+def score_value(metric: Metric, found: Found) -> float:
+    """Return what a score counts as: right or wrong in a proportion, the score itself in a mean."""
+    return oriented(metric, float(found.right) if metric.kind is Kind.PROPORTION else found.value)
+
+
+def oriented(metric: Metric, good: float) -> float:
+    """Return a score, of which 1 is best, as a metric that should be low counts it: as the share that is wrong."""
+    return good if metric.direction is Direction.HIGHER else 1.0 - good
+
+
+def _gauge(measured: MeasuredMetric, environment: Mapping[str, str]) -> _Gauge:
+    scorer = measured.scorer if measured.measure is None else SUGAR.get(measured.measure)
+    try:
+        return _Gauge(measured, build(scorer, environment) if scorer else None, scorer)
+    except ScorerInvalidError as error:
+        raise ScorerInvalidError(f"metric {measured.metric.name}: {error}") from error
+
+
+def _budget(gauge: _Gauge, spent: Mapping[str, int]) -> Budget:
+    sample: Sample | None = gauge.scorer.sample if gauge.scorer else None
+    if sample is None or sample.max_requests is None:
+        return Budget(None)
+    return Budget(max(0, sample.max_requests - spent.get(gauge.metric.name, 0)))
+
+
+def _plain(measure: Measure | None, said: Said) -> float | None:
+    if measure is Measure.TOKENS:
+        return None if said.tokens is None else float(said.tokens)
+    assert measure is Measure.LENGTH  # noqa: S101 - the others have a scorer, or are hardware
+    return float(len(said.text))
+
+
+def _hardware(gauge: _Gauge, side: Side) -> float | None:
+    ended, measure = side.said.ended, gauge.measured.measure
+    if measure is Measure.SERVER_ERROR:
+        return oriented(gauge.metric, float(ended not in {Answer.ERROR, Answer.TIMEOUT}))
+    if not came(gauge.metric, ended):
+        return None
+    return side.seconds if measure is Measure.LATENCY else side.first_byte_seconds
+
+
+def _in_reach(metric: Metric, value: float | None) -> float | str | None:
+    """Return the value, or that it is too large to be summed exactly: one such value must not end the test."""
+    if value is not None and metric.kind is Kind.MEAN and not math.fabs(value) <= REACH * metric.resolution:
+        return "OutOfRange"
+    return value

@@ -1,0 +1,171 @@
+"""
+Ask the shadow server, and tell what a version did from what the server could not even begin.
+
+A connection is opened for each question: on one that was kept, a closing server and a candidate that breaks off look alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from graft_api.collect import Shadow
+from graft_api.dataplane import NOT_STARTED_HEADER
+from graft_api.tee import ExchangeHead
+from graft_evaluation.paired.outcomes import Answer
+from graft_serving.backoff import Backoff
+from graft_serving.collector.answers import Said, Side, read_answer
+from graft_serving.collector.questions import Question
+from graft_serving.gateway.upstream import Broken, Connection, Connections, NotConnected, TimedOut
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+
+
+class AwayError(Exception):
+    """The shadow did not begin: nothing is known of the version. The message says why."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    side: Side
+    status: int
+    body: bytes
+
+
+class ShadowServer:
+    """One server with both versions."""
+
+    def __init__(self, settings: Shadow, token: Callable[[], str] | None) -> None:
+        self._settings = settings
+        self._token = token
+        self._connections = Connections(CONNECT_SECONDS)
+
+    async def ask(self, question: Question, version: str, head: ExchangeHead) -> Reply:
+        """
+        Return what the version answered: an error, a timeout and an answer without end are answers, too. Raises `AwayError`.
+
+        The clock starts when the question is sent, on an open connection.
+        """
+        body = question.encoded(version)
+        sent = self._head(question, head, len(body))
+        try:
+            connection = await self._connections.take(self._settings.address)
+        except NotConnected as error:
+            raise AwayError("no connection") from error
+        start = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                return await self._answered(connection, sent, body, _Asking(question, version, start))
+        except (TimeoutError, TimedOut):
+            return self._without(Answer.TIMEOUT, start)
+        except Broken:
+            return self._without(Answer.ERROR, start)
+        finally:
+            connection.abort()
+
+    async def _answered(self, connection: Connection, sent: bytes, body: bytes, asking: _Asking) -> Reply:
+        loop, seconds = asyncio.get_running_loop(), float(self._settings.timeout_seconds)
+        answer = await connection.send(sent, body, seconds)
+        parts, size, first = [], 0, None
+        while part := await connection.read(seconds):
+            first = first if first is not None else loop.time() - asking.start
+            parts.append(part)
+            size += len(part)
+            if size > self._settings.answer_bytes:
+                return self._without(Answer.ERROR, asking.start)
+        found = b"".join(parts)
+        _check_begun(answer.status, answer.headers, found, asking.version)
+        stream = asking.question.asked.stream
+        said = read_answer(asking.question.asked.api.name, answer.status, found, stream=stream)
+        return Reply(Side(said, loop.time() - asking.start, first if stream else None), answer.status, found)
+
+    def _without(self, ended: Answer, start: float) -> Reply:
+        return Reply(Side(Said(ended), asyncio.get_running_loop().time() - start), 0, b"")
+
+    def _head(self, question: Question, head: ExchangeHead, length: int) -> bytes:
+        try:
+            token = f"authorization: Bearer {self._token()}\r\n" if self._token else ""
+        except (OSError, ValueError) as error:
+            raise AwayError("the token for its door is not there") from error
+        # What a client chose as its request's id or trace is checked by the gateway; whatever else is here must not end the line.
+        names = "".join(f"{name}: {value}\r\n" for name, value in _told(head) if value.isascii() and value.isprintable())
+        return (
+            f"POST {question.path} HTTP/1.1\r\nhost: {self._settings.address}\r\n{token}{names}"
+            f"content-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        ).encode("ascii")
+
+
+@dataclass(frozen=True)
+class _Asking:
+    question: Question
+    version: str
+    start: float
+
+
+def _told(head: ExchangeHead) -> list[tuple[str, str]]:
+    return [("x-request-id", f"shadow-{head.request_id}"), ("traceparent", head.traceparent)]
+
+
+def _check_begun(status: int, headers: dict[str, str], body: bytes, version: str) -> None:
+    """Raises `AwayError` for an answer by which no version has answered."""
+    if NOT_STARTED_HEADER in headers:
+        raise AwayError("its server is not up")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise AwayError(f"its door refuses this collector ({status})")
+    if status == HTTPStatus.NOT_FOUND and f"The model `{version}` does not exist".encode() in body:
+        raise AwayError(f"it does not have {version}")
+
+
+class GivenUpError(Exception):
+    """The shadow was away for so long that this question is not asked any more."""
+
+
+class Gate:
+    """Open while the shadow can be asked. While it is shut one question at a time tries."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        """`backoff`: between two tries."""
+        self._backoff = backoff
+        self._trying = asyncio.Lock()
+        self.away: str | None = None
+        """Why it is shut."""
+        self.returns = 0
+        """How often it came up."""
+
+    async def ask(self, question: Callable[[], Awaitable[Reply]], expired: Callable[[], bool]) -> Reply:
+        """Ask, again and again until the shadow has begun to answer. Raises `GivenUpError` once `expired` says so."""
+        while self.away is None:
+            try:
+                return await question()
+            except AwayError as error:
+                self._shut(str(error))
+        async with self._trying:
+            while not expired():
+                try:
+                    reply = await question()
+                except AwayError as error:
+                    self._shut(str(error))
+                    await asyncio.sleep(self._backoff.next())
+                    continue
+                self._open()
+                return reply
+        raise GivenUpError
+
+    def _shut(self, why: str) -> None:
+        if self.away != why:
+            logger.warning("the shadow server cannot be asked: %s; it is tried again", why)
+        self.away = why
+
+    def _open(self) -> None:
+        if self.away is not None:
+            logger.info("the shadow server answers")
+            self.away = None
+            self.returns += 1
+            self._backoff.reset()

@@ -1,0 +1,251 @@
+# ruff: noqa: PLR0917 -- fixtures
+import asyncio
+
+import pytest
+from collector_world import NEW, OLD, START, Does, FakeGateway, committed, key
+
+from graft_evaluation.paired.wire import to_bytes
+from graft_serving.collector.journal import Clock
+from graft_serving.collector.pairs import CONTROL, INSTRUMENT, PRODUCTION, plans, summed
+
+
+@pytest.fixture
+def gateway():
+    return FakeGateway()
+
+
+async def test_a_pair_goes_from_the_gateway_to_the_store(gateway, shadow, session, start, tmp_path):
+    world = await start(controlShare="1")
+    shadow.does = lambda version, prompt: Does("yes it is" if version == NEW else "no")
+    await gateway.deliver(session, world.url, [gateway.exchange("is it?", "no")])
+    await world.idle()
+    await world.commit()
+    chain, (line,) = committed(tmp_path / "store", world.compare)
+    assert line.values[PRODUCTION] == {"wrong": (1.0, 0.0), "length": (2.0, 9.0)}
+    assert line.values[INSTRUMENT] == {"wrong": (1.0, 1.0), "length": (2.0, 2.0)}
+    assert line.values[CONTROL]["errors"] == (0.0, 0.0)
+    assert all(0 < seconds < 1 for seconds in line.values[CONTROL]["latency"])
+    assert chain.total.sums[PRODUCTION].summary.pairs.sum() == 1
+    assert line.request is None
+    assert line.production.told is None
+    assert line.request_bytes
+    assert sorted(version for version, _ in shadow.asked) == [NEW, OLD]
+
+
+async def test_the_shadow_is_asked_as_the_client_asked(gateway, shadow, session, start):
+    world = await start(controlShare="0", metrics=[world_metric()])
+    body = {
+        "model": "dsl",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 11,
+        "max_tokens": 50,
+        "stream": True,
+    }
+    await gateway.deliver(session, world.url, [gateway.exchange("q", stream=True, body=body)])
+    await world.idle()
+    ((version, asked),) = shadow.asked
+    assert version == NEW
+    assert {**body, "model": NEW} == {name: value for name, value in asked.items() if name != "stream_options"}
+    assert shadow.headers[0]["traceparent"].startswith("00-0af7651916cd43dd")
+
+
+def world_metric():
+    metric = {"name": "wrong", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Primary"}
+    return {"metric": metric, "scorer": {"regex": {"pattern": "yes.*"}}}
+
+
+BAD = {
+    "an error": Does(status=500),
+    "a refused request": Does(status=400),
+    "a broken connection": Does(breaks=True),
+    "a stop at the length limit": Does("yes yes", finish="length"),
+    "an empty answer": Does(" "),
+    "a timeout": Does("yes", seconds=1.4),
+}
+
+
+@pytest.mark.parametrize("does", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_whatever_the_candidate_fails_in_is_its_outcome(does, stream, gateway, shadow, session, start, tmp_path):
+    world = await start(controlShare="0", metrics=[world_metric()])
+    shadow.does = lambda version, prompt: does
+    await gateway.deliver(session, world.url, [gateway.exchange("q", "yes", stream=stream)])
+    await world.idle()
+    await world.commit()
+    chain, (line,) = committed(tmp_path / "store", world.compare)
+    assert line.values[PRODUCTION] == {"wrong": (0.0, None)}
+    summary = chain.total.sums[PRODUCTION].summary
+    assert summary.missing.tolist() == [[0, 1]]
+    assert summary.sums[0, :, :, 2].sum() == 1, "counted as wrong"
+
+
+EXCLUDED = {
+    "the client left": ({"status": 499}, "client-left", "Both"),
+    "the client left a stream": ({"cause": "client-gone"}, "client-left", "Both"),
+    "production answered with an error": ({"status": 502}, "production-failed", "Incumbent"),
+    "no pod of production had it": ({"status": 503, "version": None, "cause": "no-pod"}, "production-failed", "Incumbent"),
+    "the base served in its place": ({"version": "base"}, "fallback", "Incumbent"),
+    "it was on the hold-back": ({"wanted": "dsl-other", "version": "dsl-other"}, "other-version", "Both"),
+    "production refused the request": ({"status": 400}, "request-refused", "Both"),
+}
+
+
+@pytest.mark.parametrize(("changes", "cause", "side"), EXCLUDED.values(), ids=EXCLUDED.keys())
+async def test_what_is_no_pair_is_counted_by_cause_and_never_asked(changes, cause, side, gateway, shadow, session, start, tmp_path):
+    world = await start()
+    await gateway.deliver(session, world.url, [gateway.exchange("q", **changes)])
+    await world.commit()
+    chain, lines = committed(tmp_path / "store", world.compare)
+    assert dict(chain.total.sums[PRODUCTION].summary.tallies.exclusions) == {(cause, side): 1}
+    assert not lines
+    assert not shadow.asked
+
+
+BODIES = {
+    "a tool of the server": ({"tools": [{"type": "web_search"}]}, "server-tools"),
+    "a search option": ({"web_search_options": {}, "mcp_servers": [{"url": "x"}]}, "server-tools"),
+    "several answers": ({"n": 3}, "several-answers"),
+    "media of another host": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]},
+        "not-replayable",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "cause"), BODIES.values(), ids=BODIES.keys())
+async def test_a_request_that_must_not_be_asked_again_is_not(fields, cause, gateway, shadow, session, start):
+    world = await start()
+    body = {"model": "dsl", "messages": [{"role": "user", "content": "q"}], **fields}
+    await gateway.deliver(session, world.url, [gateway.exchange("q", body=body)])
+    await world.idle()
+    assert dict(world.journal.open.exclusions) == {(cause, "Both"): 1}
+    assert not shadow.asked
+
+
+async def test_a_production_stream_that_broke_off_is_no_pair(gateway, shadow, session, start):
+    world = await start()
+    head, request, answer = gateway.exchange("q", "yes it is", stream=True)
+    await gateway.deliver(session, world.url, [(head, request, answer[:-60])])
+    await world.idle()
+    assert dict(world.journal.open.exclusions) == {("production-failed", "Incumbent"): 1}
+    assert not shadow.asked
+
+
+async def test_what_comes_twice_counts_once(gateway, session, start):
+    world = await start()
+    batch = [gateway.exchange("a"), gateway.exchange("b")]
+    await gateway.deliver(session, world.url, batch)
+    await gateway.deliver(session, world.url, batch)
+    await world.idle()
+    await gateway.deliver(session, world.url, batch)
+    assert world.lane.duplicates == 4
+    await world.commit()
+    assert world.journal.chain.total.sums[PRODUCTION].summary.pairs.sum() == 2
+
+
+async def test_the_order_of_the_control_share_is_drawn_and_the_share_is_of_conversations(gateway, shadow, session, start, tmp_path):
+    world = await start(controlShare="0.5")
+    batch = [gateway.exchange("q", conversation=f"c{i % 60}") for i in range(240)]
+    await gateway.deliver(session, world.url, batch)
+    await world.idle()
+    await world.commit()
+    _, lines = committed(tmp_path / "store", world.compare)
+    controlled = {line.conversation for line in lines if line.candidate_first is not None}
+    assert not controlled & {line.conversation for line in lines if line.candidate_first is None}
+    assert 15 < len(controlled) < 45
+    first = [line.candidate_first for line in lines if line.candidate_first is not None]
+    assert 0.3 < sum(first) / len(first) < 0.7
+
+
+async def test_summaries_are_what_the_lines_say(gateway, shadow, session, start, tmp_path):
+    world = await start(controlShare="0.5")
+    fails = {(NEW, f"q{part}{i}") for part in range(3) for i in range(7, 40, 10)}
+    shadow.does = lambda version, prompt: Does("yes" if int(prompt[-1]) % 3 else "no", status=500 if (version, prompt) in fails else 200)
+    for part in range(3):
+        await gateway.deliver(session, world.url, [gateway.exchange(f"q{part}{i}", conversation=f"c{i}") for i in range(40)])
+        await world.idle()
+        await world.commit()
+    chain, lines = committed(tmp_path / "store", world.compare)
+    assert len(lines) == 120
+    for name, plan in plans(world.compare).items():
+        assert to_bytes(chain.total.sums[name].summary) == to_bytes(summed(plan, lines)), name
+
+
+async def test_the_first_control_pairs_of_a_cold_shadow_are_no_measure_of_its_speed(gateway, session, start, tmp_path):
+    world = await start(controlShare="1", warmUpRequests=3)
+    await gateway.deliver(session, world.url, [gateway.exchange("q") for _ in range(10)])
+    await world.idle()
+    await world.commit()
+    sums = world.journal.chain.total.sums
+    assert sums[CONTROL].summary.pairs.sum() == 7
+    assert dict(sums[CONTROL].summary.tallies.exclusions) == {("warm-up", "Both"): 3}
+    assert sums[PRODUCTION].summary.pairs.sum() == 10
+
+
+@pytest.mark.parametrize(("content", "kept"), [("Full", True), ("Redacted", False), ("None", False)])
+async def test_only_as_much_content_is_kept_as_may_be(content, kept, gateway, shadow, session, start, tmp_path):
+    world = await start(content=content, controlShare="1")
+    shadow.does = lambda version, prompt: Does("yes the secret answer")
+    await gateway.deliver(session, world.url, [gateway.exchange("the secret question", "yes the secret answer")])
+    await world.idle()
+    await world.commit()
+    _, (line,) = committed(tmp_path / "store", world.compare)
+    assert ("secret" in line.model_dump_json()) is kept
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert kept or b"secret" not in stored
+    if content == "Redacted":
+        assert line.production.digest == line.candidate.digest
+        assert line.production.characters == 21
+    if content == "None":
+        assert (line.production.digest, line.production.characters, line.request_digest, line.request_bytes) == (None, None, None, None)
+
+
+async def test_a_shadow_that_is_away_is_waited_for_and_no_outcome(gateway, shadow, session, start):
+    world = await start(controlShare="0", metrics=[world_metric()])
+    shadow.up = False
+    await gateway.deliver(session, world.url, [gateway.exchange("q")])
+    await asyncio.sleep(0.1)
+    assert world.equipment.gate.away == "its server is not up"
+    shadow.up, shadow.versions = True, {OLD}
+    async with asyncio.timeout(1.5):
+        while world.equipment.gate.away != f"it does not have {NEW}":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    shadow.versions.add(NEW)
+    await world.idle()
+    await world.commit()
+    assert world.journal.chain.total.sums[PRODUCTION].summary.missing.tolist() == [[0, 0]]
+    assert world.equipment.gate.away is None
+
+
+async def test_a_request_that_waited_too_long_for_the_shadow_is_lost_and_counted(gateway, shadow, session, start):
+    now = [1000.0]
+    world = await start(clock=Clock(lambda: START + now[0], lambda: now[0]), shadow={"waitingSeconds": 60})
+    shadow.up = False
+    await gateway.deliver(session, world.url, [gateway.exchange("q")])
+    await asyncio.sleep(0.05)
+    now[0] += 61
+    await world.idle()
+    assert dict(world.journal.lost) == {"shadow-away": 1}
+    assert not shadow.asked
+
+
+async def test_no_more_than_so_many_are_asked_at_a_time(gateway, shadow, session, start):
+    world = await start(shadow={"concurrency": 3})
+    shadow.does = lambda version, prompt: Does(seconds=0.01)
+    await gateway.deliver(session, world.url, [gateway.exchange("q") for _ in range(30)])
+    await world.idle()
+    assert shadow.most_under_way == 3
+
+
+async def test_a_first_turn_is_told_from_later_ones(gateway, session, start, tmp_path):
+    world = await start()
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    body = {"model": "dsl", "messages": turns}
+    await gateway.deliver(session, world.url, [gateway.exchange("a", conversation="x"), gateway.exchange("c", conversation="x", body=body)])
+    await world.idle()
+    await world.commit()
+    _, lines = committed(tmp_path / "store", world.compare)
+    assert {line.number: line.first_turn for line in lines} == {1: True, 2: False}
+    assert {line.conversation for line in lines} == {key("x")}

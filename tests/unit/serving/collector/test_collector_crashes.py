@@ -1,0 +1,245 @@
+"""Whatever is interrupted: what is committed counts once, what is not is known to be lost, and the sums say what the lines say."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import pytest
+from collector_world import OLD, Does, FakeGateway, World, committed, settings
+
+from graft_evaluation.paired.wire import to_bytes
+from graft_serving.collector import chain as chains
+from graft_serving.collector import journal as journals
+from graft_serving.collector import reporter
+from graft_serving.collector.chain import Chain, DamagedError, FencedError, Progress, Sealed
+from graft_serving.collector.numbers import SILENT_SECONDS, Numbers
+from graft_serving.collector.observed import SUM, Key, ObservedSum, observed_algebra
+from graft_serving.collector.pairs import PRODUCTION, plans, summed
+from graft_serving.collector.store import FolderStore, StoreAwayError
+
+WRITES = 7
+"""Of the story: three segments, three commits, one snapshot."""
+
+
+class Killed(Exception):  # noqa: N818
+    """The process is gone."""
+
+
+class DyingStore:
+    """Dies at its n-th write: before it, or after it but before anybody is told."""
+
+    def __init__(self, folder, at, *, after):
+        self._store = FolderStore(folder)
+        self._left, self._after = at, after
+        self.writes = 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def write(self, path, content):
+        return self._dying(self._store.write, path, content)
+
+    def put_if_absent(self, path, content):
+        return self._dying(self._store.put_if_absent, path, content)
+
+    def _dying(self, act, *arguments):
+        self.writes += 1
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Killed
+        done = act(*arguments)
+        if self._left == 0:
+            raise Killed
+        return done
+
+
+def answer(version, prompt):
+    number = int(prompt)
+    return Does("no" if number % (5 if version == OLD else 3) == 0 else "yes" + " yes" * (number % 4))
+
+
+async def story(shadow, session, tmp_path, at, *, after):
+    """Three batches, each committed; the collector dies once and is started again. Returns the gateway and the last collector."""
+    shadow.does = answer
+    gateway = FakeGateway()
+    options = settings(f"file://{tmp_path}/store", shadow.url, controlShare="0.3")
+    world = World(options, store=DyingStore(tmp_path / "store", at, after=after), writer="w0")
+    await world.start()
+    lives = 1
+    for _ in range(3):
+        batch = [gateway.exchange(str(i), "yes" if i % 7 else "no", conversation=f"c{i % 9}") for i in range(12)]
+        await gateway.deliver(session, world.url, batch)
+        await world.idle()
+        try:
+            await world.commit()
+        except Killed:
+            await world.kill()
+            world = World(options, writer=f"w{lives}")
+            lives += 1
+            await world.start()
+            with suppress(AssertionError):
+                await gateway.deliver(session, world.url, batch)  # its answer was lost, as far as the gateway knows
+            await world.idle()
+            await world.commit()
+    await world.kill()
+    assert lives == (2 if at <= WRITES else 1)
+    return gateway, world
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, WRITES + 2))
+async def test_killed_at_any_write_nothing_counts_twice_and_nothing_is_missed(at, after, shadow, session, tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 2)
+    gateway, world = await story(shadow, session, tmp_path, at, after=after)
+    chain, lines = committed(tmp_path / "store", world.compare)
+    assert sorted(line.number for line in lines) == list(range(1, gateway.numbered + 1))
+    for name, plan in plans(world.compare).items():
+        assert to_bytes(chain.total.sums[name].summary) == to_bytes(summed(plan, lines)), name
+
+
+async def test_an_exchange_that_dies_with_the_collector_is_known_to_be_lost(shadow, session, tmp_path, monkeypatch):
+    monkeypatch.setattr(reporter, "READ_SECONDS", 0)
+    options = settings(f"file://{tmp_path}/store", shadow.url)
+    gateway, world = FakeGateway(), World(options)
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1") for _ in range(4)])
+    await world.idle()
+    await world.commit()
+    await gateway.deliver(session, world.url, [gateway.exchange("2") for _ in range(3)])
+    await world.idle()
+    await world.kill()
+    world = World(options, writer="w2")
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("3") for _ in range(5)])
+    await world.idle()
+    await world.commit()
+    chain, lines = committed(tmp_path / "store", world.compare)
+    await world.kill()
+    assert len(lines) == 9
+    assert Numbers(chain.total.progress.numbers).lost(time.time() + SILENT_SECONDS + 1) == {"never-came": 3}
+    assert world.reporter.picture(1).comparison.lost_pairs == 3
+
+
+async def test_of_two_collectors_that_both_think_they_are_the_one_the_later_ends(shadow, session, tmp_path):
+    options = settings(f"file://{tmp_path}/store", shadow.url)
+    gateway, other = FakeGateway(), FakeGateway("gateway-b")
+    zombie, world = World(options, writer="old"), World(options, writer="new")
+    await zombie.start()
+    await world.start()
+    await gateway.deliver(session, zombie.url, [gateway.exchange("1")])
+    await other.deliver(session, world.url, [other.exchange("2")])
+    await zombie.idle()
+    await world.idle()
+    await world.commit()
+    with pytest.raises(FencedError):
+        await zombie.commit()
+    chain, (line,) = committed(tmp_path / "store", world.compare)
+    assert line.boot == "gateway-b"
+    assert chain.total.sums[PRODUCTION].summary.pairs.sum() == 1
+    for running in (zombie, world):
+        await running.kill()
+
+
+class AwayStore:
+    """Away until it is told otherwise; then the answer to every first write is lost."""
+
+    def __init__(self, folder):
+        self._store = FolderStore(folder)
+        self.away = True
+        self._told = set()
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if self.away:
+                raise StoreAwayError("away")
+            done = getattr(self._store, name)(*arguments)
+            if name in {"write", "put_if_absent"} and arguments[0] not in self._told:
+                self._told.add(arguments[0])
+                raise StoreAwayError("the answer was lost")
+            return done
+
+        return call
+
+
+async def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_is_no_second_commit(shadow, session, tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "FIRST_PAUSE", 0.01)
+    store = AwayStore(tmp_path / "store")
+    world = World(settings(f"file://{tmp_path}/store", shadow.url), store=store)
+    starting = asyncio.ensure_future(world.start())
+    await asyncio.sleep(0.1)
+    gateway = FakeGateway()
+    assert await gateway.send(session, world.url, [gateway.exchange("1")]) == 503, "it is not known yet what counted already"
+    store.away = False
+    await starting
+    await gateway.deliver(session, world.url, [gateway.exchange("2")])
+    await world.idle()
+    await world.commit()
+    _, lines = committed(tmp_path / "store", world.compare)
+    await world.kill()
+    assert [line.number for line in lines] == [2]
+    assert world.journal.chain.total.sequence == 1
+
+
+async def test_what_lies_there_from_other_settings_is_not_added_up(shadow, session, tmp_path):
+    gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    await world.idle()
+    await world.commit()
+    await world.kill()
+    other = World(settings(f"file://{tmp_path}/store", shadow.url, seed=8), writer="w2")
+    with pytest.raises(ExceptionGroup) as group:
+        await other.start()
+    assert group.group_contains(DamagedError, match="other settings")
+    await other.kill()
+
+
+async def test_pairs_are_deleted_in_time_and_their_sums_stay(shadow, session, tmp_path):
+    gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    await world.idle()
+    left = tmp_path / "store/pairs/2999-01-01/00000001-dead.jsonl.zst"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"what a crash left")
+    await world.commit()
+    assert not left.exists()
+    now = world.clock.now()
+    assert world.journal.chain.forget(30, now + 30 * 86400) == 0
+    assert world.journal.chain.forget(30, now + 31 * 86400) == 1
+    await world.kill()
+    again = World(world.settings, writer="w2")
+    await again.start()
+    assert again.journal.chain.total.sums[PRODUCTION].summary.pairs.sum() == 1
+    await again.kill()
+
+
+async def test_after_sigterm_what_is_being_asked_is_finished_and_written(shadow, session, tmp_path):
+    shadow.does = lambda version, prompt: Does(seconds=0.1)
+    gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1"), gateway.exchange("2")])
+    while len(shadow.asked) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await world.stop()
+    _, lines = committed(tmp_path / "store", world.compare)
+    assert sorted(line.number for line in lines) == [1, 2]
+
+
+def test_a_long_chain_is_resumed_from_its_snapshot_and_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "BLOCK", 4)
+    monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 5)
+    store = FolderStore(tmp_path)
+    chain = Chain(store, "w", observed_algebra())
+    for length in range(1, 24):
+        part = ObservedSum()
+        part.cell(Key(length, "d", "v", "s")).add(0.5, right=True)
+        chain.commit(Sealed(float(length), float(length), b"", 0, {SUM: part}, Progress(arrived=length)))
+        again = Chain(store, "x", observed_algebra())
+        again.resume()
+        assert again.total.sequence == again.total.progress.arrived == length
+        assert again.total.sums[SUM].to_bytes() == chain.total.sums[SUM].to_bytes()
+    assert len(store.list("snapshots/")) == 2
+    store.delete("commits/00005/00000022.json")
+    with pytest.raises(DamagedError, match="commit 22 is missing"):
+        Chain(store, "x", observed_algebra()).resume()
