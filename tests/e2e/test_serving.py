@@ -137,7 +137,7 @@ def test_no_bad_adapter_ever_serves_and_none_disturbs_the_others(shop, first):
             assert reason_of({"status": status}) == reason, status
             if kind not in {"tampered", "no-effect"}:
                 shop.delete("adapter", kind)
-        shop.add("spoilt", bad_package(shop, "spoilt"), domain="other")
+        shop.add("spoilt", bad_package(shop, "spoilt").finish(shop.signer, domain="other"), domain="other")
         shop.pin(dsl={"adapter": "tampered"}, other={"adapter": "spoilt"})
         shop.serves("other", "spoilt")
         shop.spoil("spoilt", packages.WEIGHTS)
