@@ -104,14 +104,13 @@ class Shop(Place):
         self.store.put_object(self.bucket, key, io.BytesIO(raw), len(raw))
 
     def replace(self, component, pod):
-        """Delete a pod, and wait until another one is in its place."""
+        """Delete a pod, and wait until another one is ready in its place."""
         self.tools.run("kubectl", "delete", "pod", pod, "-n", self.name, "--wait=false")
 
         def replaced(seen):
-            return pod not in seen["pods"] and len(seen["pods"]) == 2
+            return pod not in seen["pods"] and list(seen["pods"].values()) == [True, True]
 
-        wait_for(lambda: {"pods": [each["metadata"]["name"] for each in self.pods(component)]}, replaced, 180)
-        self.ready()
+        wait_for(lambda: {"pods": {each["metadata"]["name"]: is_ready(each) for each in self.pods(component)}}, replaced, 240)
 
     def delete(self, kind, name):
         self.tools.run("kubectl", "delete", kind, name, "-n", self.name, "--wait=false")
@@ -206,6 +205,10 @@ class Load:
 
     def failed(self):
         return sum(count for (_, status), count in self.outcomes.items() if status != 200)
+
+
+def is_ready(pod):
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def ask(url, model, question):

@@ -18,7 +18,7 @@ import openai
 import packages
 import pytest
 from place import kill_process, wait_for
-from stories import Load, Shop, ask, train
+from stories import Load, Shop, ask, is_ready, train
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +151,12 @@ def test_no_bad_adapter_ever_serves_and_none_disturbs_the_others(shop, first):
     assert load.served() == {"base", *(shop.get("adapter", name)["status"]["version"] for name in (first, "spoilt"))}
     assert load.latest["other"] == "base", "what was good once and is spoilt now does not come back"
     assert reason_of(shop.get("adapter", "spoilt")) == "DigestMismatch"
-    shop.pin(dsl={"adapter": first})
+    shop.pin(dsl={"adapter": first}, other={"base": True})
+    shop.serves("other", None)
     for kind in ("tampered", "no-effect", "spoilt"):
         shop.delete("adapter", kind)
         shop.gone("adapter", kind)
+    shop.ready()
 
 
 def reason_of(adapter):
@@ -261,10 +263,6 @@ def test_faults_under_load(shop, first, chosen):
     finally:
         shop.tools.run(*operator, "--replicas=1")
     shop.ready()
-
-
-def is_ready(pod):
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def test_restored_without_status_the_same_adapter_serves(shop, first):
