@@ -70,7 +70,9 @@ def before(module: str, name: str) -> Callable[[], None]:
     def patch() -> None:
         import importlib
 
-        setattr(importlib.import_module(module), name, tiny.kill_self)
+        place = importlib.import_module(module)
+        assert hasattr(place, name), f"{module} has no {name}: nothing would be killed"
+        setattr(place, name, tiny.kill_self)
 
     return patch
 
@@ -97,7 +99,7 @@ KILLS = {
     "in prepare, after the lock": ("train", after("graft_trainer.prepare", "keep_or_compare")),
     "in training, between checkpoints": ("train", at_step(9)),
     "after training, before the adapter is stored": ("train", before("graft_trainer.train", "_store_trained")),
-    "in evaluation": ("train", before("graft_trainer.evaluate", "assess")),
+    "in evaluation": ("train", before("graft_trainer.scoring", "assess")),
     "in packaging": ("train", before("graft_trainer.package", "model_card")),
     "before the signature": ("publish", before("graft_trainer.publish", "sign")),
     "before the commit": ("publish", before("graft_trainer.publish", "commit")),
@@ -172,7 +174,7 @@ def test_a_checkpoint_that_was_damaged_is_passed_over(world: tiny.World) -> None
 
 
 def test_finished_training_is_not_repeated(world: tiny.World) -> None:
-    world.pod("first", train=before("graft_trainer.evaluate", "assess"))
+    world.pod("first", train=before("graft_trainer.scoring", "assess"))
 
     assert world.container("preflight", "second").code == 0
     ended = world.container("train", "second", patch=before("graft_trainer.train", "run_workers"))

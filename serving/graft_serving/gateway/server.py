@@ -111,11 +111,18 @@ class GatewayServer:
         finally:
             self._leave()
             exchange.ended = self._clock()
-            for observer in self._observers:
-                observer.completed(exchange)
+            self._tell(exchange)
         if self.draining and not response.prepared:
             response.force_close()
         return response
+
+    def _tell(self, exchange: Exchange) -> None:
+        """One observer's failure is neither the client's nor another observer's."""
+        for observer in self._observers:
+            try:
+                observer.completed(exchange)
+            except Exception:
+                logger.exception("a request that has ended could not be told to %s", type(observer).__name__)
 
     def _enter(self) -> None:
         self._under_way += 1

@@ -17,8 +17,9 @@ LONGEST_EVENT = 4 * 1024 * 1024
 
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _USAGE = b'"usage":'
-_TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
-_TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+# No more digits than a 64-bit number has: within a tool's input these may be a model's own words.
+_TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,15})(?!\d)')
+_TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,15})(?!\d)')
 _USAGE_LENGTH = 1024
 
 

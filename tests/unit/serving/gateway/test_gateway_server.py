@@ -15,6 +15,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from graft_serving.gateway.access import AccessLog, access_line
+from graft_serving.gateway.exchange import Exchange
 
 
 async def raw(world: Any, sent: bytes) -> bytes:
@@ -244,3 +245,16 @@ async def test_a_domain_that_nobody_serves_is_counted_as_that_domain(make_world:
     registry = CollectorRegistry()
     registry.register(world.path.metrics)
     assert 'graft_gateway_refused_total{api="chat",cause="no-pod",code="503",domain="dsl"} 1.0' in generate_latest(registry).decode()
+
+
+async def test_an_observer_that_fails_costs_no_answer(make_world: Any, kit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def completed(self, exchange: Exchange) -> None:
+            raise ValueError
+
+    world = await make_world()
+    world.path.server._observers = (Broken(), *world.path.server._observers)
+    async with world.post(body=kit.ask()) as answer:
+        assert answer.status == 200
+    assert world.recorder.all[0].status == 200
+    assert "could not be told to Broken" in caplog.text

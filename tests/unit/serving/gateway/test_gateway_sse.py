@@ -110,3 +110,9 @@ def test_an_endless_event_is_not_collected(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_error_names_the_alias() -> None:
     assert Renaming(VERSION, "dsl").error(f"The model `{VERSION}` does not exist".encode()) == b"The model `dsl` does not exist"
     assert Renaming("base", "dsl").error(b"`base`: the database") == b"`dsl`: the database"
+
+
+def test_a_number_that_is_no_count_is_not_read() -> None:
+    usage = Usage()
+    usage.read(b'{"input":{"usage":{"output_tokens":99999999999999999999999}},"usage":{"input_tokens":7,"output_tokens":2}}')
+    assert (usage.tokens_in, usage.tokens_out) == (7, 2)
