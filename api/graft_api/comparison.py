@@ -17,6 +17,9 @@ CONFIDENCE = 0.95
 HARM_ALPHA = 0.01
 """The chance that a test of a candidate that does no harm is stopped for harm, over all its metrics and all its looks."""
 
+MEAN_REACH = 2.0**36
+"""Largest value of a mean in units of its resolution: sums of many pairs stay whole numbers below 2^53, which float64 has exactly."""
+
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -68,6 +71,17 @@ def _best_is_better(metric: "Metric") -> bool:
     return metric.best < metric.worst if metric.direction is Direction.LOWER else metric.best > metric.worst
 
 
+def _worst_is_the_bad_end(metric: "Metric") -> bool:
+    if metric.kind is not Kind.PROPORTION or metric.worst is None:
+        return True
+    return metric.worst == (1.0 if metric.direction is Direction.LOWER else 0.0)
+
+
+def _within_reach(metric: "Metric") -> bool:
+    ends = [abs(end) for end in (metric.worst, metric.best) if end is not None]
+    return metric.kind is not Kind.MEAN or all(end <= MEAN_REACH * metric.resolution for end in ends)
+
+
 class Metric(Model):
     """One question asked of every pair."""
 
@@ -84,9 +98,10 @@ class Metric(Model):
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
     worst: Finite | None = None
     """What an answer that never came counts as. Default: of a proportion the bad one of 0 and 1, of a quantity that should be low
-    the end of the scale, of one that should be high 0. A mean must say it."""
+    the end of the scale, of one that should be high 0. A mean must say it. No answer counts as worse than this."""
     best: Finite | None = None
-    """The other end of a mean's range, where it has one. With both ends known, few differences still give an interval."""
+    """The other end of a mean's range, where it has one. With both ends known, few differences still give an interval. No answer counts as
+    better than this."""
     resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0**-20
     """Means are summed as whole multiples of this, so that a sum is the same in any order. Values reach to 2^36 times it."""
     detectable: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -112,10 +127,24 @@ class Metric(Model):
             field=".best",
         ),
         Rule(
-            cel="self.kind != 'Proportion' || !has(self.worst) || self.worst == 0.0 || self.worst == 1.0",
-            message="the worst of a proportion is 0 or 1",
-            check=lambda self: self.kind is not Kind.PROPORTION or self.worst in (None, 0, 1),
+            cel="self.kind != 'Proportion' || !has(self.worst) || self.worst == (self.direction == 'LowerIsBetter' ? 1.0 : 0.0)",
+            message="the worst of a proportion is its bad end: 1 where lower is better, 0 where higher is",
+            check=_worst_is_the_bad_end,
             field=".worst",
+        ),
+        Rule(
+            cel="self.kind != 'Quantile' || !has(self.worst) || self.worst >= 0.0",
+            message="the worst of a quantile is not negative, as the quantity never is",
+            check=lambda self: self.kind is not Kind.QUANTILE or self.worst is None or self.worst >= 0,
+            field=".worst",
+        ),
+        Rule(
+            cel="self.kind != 'Mean' || ((!has(self.worst) || (self.worst <= 68719476736.0 * self.resolution"
+            " && self.worst >= -68719476736.0 * self.resolution)) && (!has(self.best) ||"
+            " (self.best <= 68719476736.0 * self.resolution && self.best >= -68719476736.0 * self.resolution)))",
+            message="the worst and best of a mean are at most 2^36 times its resolution: give it a coarser resolution",
+            check=_within_reach,
+            field=".resolution",
         ),
     )
 
@@ -163,6 +192,8 @@ class MetricReading(Model):
     metric: Metric
     clusters: Count = 0
     """Conversations that were measured: fewer than the contrast's where a metric is sampled."""
+    pairs: Count = 0
+    """Pairs that were measured."""
     overall: Estimate | None = None
     first_turn: Estimate | None = None
     """Pairs that open a conversation: there, both sides answer the same history."""
@@ -172,7 +203,7 @@ class MetricReading(Model):
     """Values that never came and were counted as the worst."""
     missing_candidate: Count = 0
     scorer_failures: Count = 0
-    """Pairs that the scorer, not a model, failed on."""
+    """Pairs that the scorer, not a model, failed on: sampled, and not among `pairs`."""
     harm: HarmReading | None = None
     hours_to_detect: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Hours of this traffic, counted from the start, until the effect in question is detected with 80 % power."""
@@ -219,10 +250,14 @@ class Limits(Model):
 
     min_clusters: Annotated[int, Field(ge=20)] = 100
     max_cluster_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of one conversation in all pairs, and in the pairs of each metric."""
     max_exclusion_difference: Share = 0.02
-    """Of the two sides' shares of excluded requests."""
+    """Of the two sides' shares of excluded requests; what both sides excluded counts on neither."""
     max_lost_share: Share = 0.2
     max_scorer_failures: Share = 0.05
+    """Of the pairs that were sampled for the metric."""
+    require_instrument: bool = True
+    """Whether a pass needs the same model measured twice. Without, what the instrument adds is taken for the candidate's doing."""
 
 
 class Clock(Model):

@@ -5,7 +5,8 @@ Are the intervals what they say, and how fast are they?
     python bench/statistics/run.py --quick          a quarter of the simulated tests
     python bench/statistics/run.py --only speed     one part: speed, harm, or a kind's name; the others stay as they were
 
-Every number comes from the code that production runs. Prints tables and writes bench/results/statistics.json.
+Every number comes from the code that production runs. Prints tables and writes bench/results/statistics.json. Exits with 1 where a
+bound of bounds.py is missed by what was run.
 """
 
 # ruff: noqa: E402 - one BLAS thread, and that must be said before numpy is imported
@@ -19,11 +20,13 @@ for library in ("OPENBLAS", "OMP", "MKL"):
 
 import argparse
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bounds import missed
 from looks import CASES, false_alarms, hours_until_stopped
 from simulation import Case, at_margin, cases, power, power_change
 from speed import ARRIVING, REPLICATES, ours, pairs, scipys
@@ -52,6 +55,19 @@ def main() -> None:
     if wanted(options.only, "speed"):
         result |= measure()
         save(result)
+    failed = missed(ran(result, options.only))
+    print("\n".join(["", *failed]) if failed else "\nall bounds are met")
+    sys.exit(1 if failed else 0)
+
+
+def ran(result: dict[str, Any], only: list[str]) -> dict[str, Any]:
+    """Return the parts of a result that this run measured."""
+    part = {"kinds": {name: kind for name, kind in result["kinds"].items() if wanted(only, name)}}
+    if wanted(only, "harm"):
+        part["harm"] = result["harm"]
+    if wanted(only, "speed"):
+        part |= {name: result[name] for name in ("pairs_per_second", "ratio_to_scipy")}
+    return part
 
 
 def save(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
-from traffic import Shape, Truth, batch
+from traffic import WORST, Shape, Truth, batch
 
 from graft_api.comparison import Direction, Estimate, Kind, Metric, Role, Scale
 from graft_evaluation.paired.batch import Batch
@@ -19,6 +20,8 @@ from graft_evaluation.paired.hashing import poisson_weights
 from graft_evaluation.paired.resampling import TooLittleError, Weights, of_bins, of_sums
 from graft_evaluation.paired.summary import Plan, Summary
 
+RARE_MARGIN = 20.0
+"""Tokens: the worst values of half a percent of pairs."""
 SEEDS = 8
 """Different bootstrap seeds in a simulation: one would make all tests share its luck."""
 
@@ -53,7 +56,7 @@ class Rate:
 
 
 def metric(kind: Kind, scale: Scale = Scale.ABSOLUTE, quantile: float | None = None) -> Metric:
-    worst = 4096.0 if kind is Kind.MEAN else None
+    worst = WORST if kind is Kind.MEAN else None
     return Metric(name="m", kind=kind, direction=Direction.LOWER, role=Role.INFORMATIONAL, scale=scale, quantile=quantile, worst=worst)
 
 
@@ -75,7 +78,20 @@ def cases() -> list[Case]:
             found.append(Case(f"quantile {q:g}", name, quantile, shape, Truth("seconds", 1.0, 0.0), 0.1))
         bigger = replace(shape, conversations=2000)
         found.append(Case("rare proportion", name.replace("200", "2,000"), proportion, bigger, Truth("events", 0.005, 0.0), 0.003))
+    # A change of the values, and answers that never come: as rare as one in 500, each as heavy as 4,096 tokens.
+    rare = Truth("tokens", 200.0, 0.0, missing=(0.002, 0.002))
+    for name, shape in shapes.items():
+        bigger = replace(shape, conversations=1000)
+        found.append(Case("mean, rare worst", name.replace("200", "1,000"), mean, bigger, rare, RARE_MARGIN))
     return found
+
+
+def at(case: Case, change: float) -> Truth:
+    """Return the truth in which the mean or share differs by `change`: of rare worst values by how many more there are on one side."""
+    if not any(case.truth.missing):
+        return replace(case.truth, change=change)
+    incumbent, more = case.truth.missing[0], abs(change) / (WORST - case.truth.level * math.exp(0.125))
+    return replace(case.truth, missing=(incumbent, incumbent + more) if change > 0 else (incumbent + more, incumbent))
 
 
 def estimate(case: Case, pairs: Batch, seed: int) -> Estimate | None:
@@ -85,7 +101,7 @@ def estimate(case: Case, pairs: Batch, seed: int) -> Estimate | None:
     try:
         if case.metric.kind is Kind.QUANTILE:
             return of_bins(case.metric, summary.bins[0].sum(axis=0, dtype=np.uint32), weights(seed))
-        return of_sums(case.metric, summary.sums[0].sum(axis=0), weights(seed))
+        return of_sums(case.metric, summary.sums[0].sum(axis=0), weights(seed), summary.alone[0].sum(axis=0))
     except TooLittleError:
         return None
 
@@ -103,7 +119,7 @@ def at_margin(case: Case, change: float, tests: int, chance: np.random.Generator
     """
     covered = passed = without = 0
     for test in range(tests):
-        truth = replace(case.truth, change=change)
+        truth = at(case, change)
         found = estimate(case, batch(case.shape, truth, chance), test % SEEDS)
         without += found is None
         covered += found is not None and found.low <= -change <= found.high
@@ -116,7 +132,7 @@ def power(case: Case, change: float, tests: int, chance: np.random.Generator) ->
     shape = replace(case.shape, sizes="one", heavy=0.0, conversations=case.shape.conversations * 3)
     ours = theirs = 0
     for test in range(tests):
-        pairs = batch(shape, replace(case.truth, change=change), chance)
+        pairs = batch(shape, at(case, change), chance)
         found = estimate(case, pairs, test % SEEDS)
         ours += found is not None and found.low > 0
         theirs += REFERENCES[case.metric.kind](case, pairs.incumbent[0], pairs.candidate[0], chance)
@@ -125,7 +141,7 @@ def power(case: Case, change: float, tests: int, chance: np.random.Generator) ->
 
 def power_change(case: Case) -> float:
     """Return an improvement that is shown in about four of five tests: power is most sensitive there."""
-    spread = {"proportion": 0.062, "rare proportion": 0.0030, "mean": 0.0235, "relative mean": 0.065}
+    spread = {"proportion": 0.062, "rare proportion": 0.0030, "mean": 0.0235, "mean, rare worst": 18.5, "relative mean": 0.065}
     return -spread.get(case.kind, 0.075 if case.kind == "quantile 0.5" else 0.13)
 
 

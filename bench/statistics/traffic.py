@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from graft_evaluation.paired.batch import Batch
 
+WORST = 4096.0
+"""What an answer that never came counts as where tokens or scores are simulated."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -45,6 +48,8 @@ class Truth:
     """Share of events; mean of scores; median of tokens and seconds."""
     change: float
     """Candidate minus incumbent (events, scores), or as a share of the incumbent (tokens, seconds)."""
+    missing: tuple[float, float] = (0.0, 0.0)
+    """Shares of the incumbent's and the candidate's answers that never come."""
 
     def values(self, latent: NDArray[np.float64], *, candidate: bool) -> NDArray[np.float64]:
         """Return values from standard normal latents."""
@@ -70,4 +75,7 @@ def batch(shape: Shape, truth: Truth, chance: np.random.Generator) -> Batch:
     keys = chance.integers(0, 2**64, shape.conversations, np.uint64)[conversation]
     first = np.concatenate([[True], conversation[1:] != conversation[:-1]])
     values = [truth.values(latent, candidate=index == 1)[None] for index, latent in enumerate(sides)]
+    for side, share in zip(values, truth.missing, strict=True):
+        if share:
+            side[:, chance.random(pairs) < share] = WORST
     return Batch(keys, first, np.arange(pairs), values[0], values[1])

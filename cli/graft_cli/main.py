@@ -13,13 +13,17 @@ from graft_cli.run import read_job, run
 
 
 def main() -> int:
-    """Run one command. 0: done, 1: the user must act (the message says how), 2: wrong usage, else the trainer's exit code."""
+    """Run one command. 0: done, 1: the user must act (the message says how), 2: wrong usage, else the command's own exit code."""
     options = _parser().parse_args()
     try:
         code: int = options.command(options)
     except Invalid as invalid:
-        print(*(f"error: {problem}" for problem in invalid.problems), sep="\n", file=sys.stderr)
-        return 1
+        return _refused(invalid, 1)
+    return code
+
+
+def _refused(invalid: Invalid, code: int) -> int:
+    print(*(f"error: {problem}" for problem in invalid.problems), sep="\n", file=sys.stderr)
     return code
 
 
@@ -35,7 +39,34 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("-f", "--file", type=Path, required=True, metavar="JOB.yaml")
     checking.set_defaults(command=_validate)
     _add_inject(commands.add_parser("inject", help="add agent and door to a vLLM Deployment of your own, for spec.server.existing"))
+    _add_shadow(commands.add_parser("shadow", help="read the verdict from a ShadowTest's pairs", epilog=SHADOW_EXITS))
     return parser
+
+
+SHADOW_EXITS = "Exit code 0: Passed, 1: Failed, 2: bad input or usage, 3: Inconclusive or Error."
+
+
+def _add_shadow(reading: argparse.ArgumentParser) -> None:
+    reading.add_argument(
+        "--pairs", type=Path, required=True, metavar="FILE|FOLDER", help="JSON lines, plain or zstd; or a collector's store"
+    )
+    reading.add_argument("--metrics", type=Path, metavar="FILE.yaml", help="which way each points; default: metrics.yaml beside the pairs")
+    reading.add_argument("--html", type=Path, metavar="REPORT.html", help="write the report as one page")
+    reading.add_argument("--json", type=Path, metavar="REPORT.json", help="write the report's numbers")
+    reading.set_defaults(command=_shadow)
+
+
+def _shadow(options: argparse.Namespace) -> int:
+    try:
+        from graft_cli.shadow import shadow  # noqa: PLC0415 - the other commands do without numpy
+    except ModuleNotFoundError as missing:
+        print(f"error: {missing.name} is not installed here; run: pip install 'graft[evaluation]'", file=sys.stderr)
+        return 2
+    try:
+        return shadow(options)
+    except Invalid as invalid:
+        # Exit code 1 is a verdict here.
+        return _refused(invalid, 2)
 
 
 def _add_inject(injecting: argparse.ArgumentParser) -> None:

@@ -123,7 +123,7 @@ def _succeeded(manifest: RunManifest, result: Result, signing_key: Path) -> str:
     return "\n".join(
         [
             "",
-            *_table([header, *rows]),
+            *table([header, *rows]),
             "",
             "The result was committed by an earlier run; nothing was trained." if result.earlier_run else f"Took: {seconds}",
             f"{'Accepted' if result.accepted else 'Not accepted'}: {result.artifact.uri}",
@@ -146,7 +146,7 @@ def verification(uri: str, signing_key: Path) -> list[str]:
     ]
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

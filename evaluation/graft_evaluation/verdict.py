@@ -50,18 +50,18 @@ def verdict(comparison: Comparison, limits: Limits, clock: Clock) -> Verdict:
 
 def _at_horizon(comparison: Comparison, limits: Limits, metrics: list[MetricVerdict], little: Sequence[str]) -> Verdict:
     drift = list(_instrument(comparison))
-    if drift:
-        return _verdict(Outcome.ERROR, drift, comparison, metrics)
-    doubts = [*little, *_exclusions(comparison, limits), *_losses(comparison, limits)]
+    if any(finding.outcome is Outcome.ERROR for finding in drift):
+        return _verdict(Outcome.ERROR, [finding.reason for finding in drift], comparison, metrics)
+    doubts = [*little, *(finding.reason for finding in drift), *_exclusions(comparison, limits), *_losses(comparison, limits)]
     if doubts:
         return _verdict(Outcome.INCONCLUSIVE, doubts, comparison, metrics)
     deciding = [metric for metric in metrics if metric.role is not Role.INFORMATIONAL]
     if not deciding:
         return _verdict(Outcome.INCONCLUSIVE, ["no metric decides: all are informational"], comparison, metrics)
     outcome = _intersection([metric.outcome for metric in deciding])
-    contradictions = list(_contradictions(deciding)) if outcome is Outcome.PASSED else []
-    if contradictions:
-        return _verdict(Outcome.INCONCLUSIVE, contradictions, comparison, metrics)
+    objections = [*_contradictions(deciding, outcome), *(_unchecked(comparison, limits) if outcome is Outcome.PASSED else [])]
+    if objections:
+        return _verdict(Outcome.INCONCLUSIVE, objections, comparison, metrics)
     return _verdict(outcome, [metric.sentence for metric in deciding if metric.outcome is outcome], comparison, metrics)
 
 
@@ -93,18 +93,18 @@ def _metric_verdict(contrast: Contrast, reading: MetricReading) -> MetricVerdict
         sentence=describe(reading, outcome),
         reading=reading,
         clusters=reading.clusters,
-        pairs=reading.overall.pairs if reading.overall else contrast.pairs,
+        pairs=reading.pairs,
     )
 
 
 def _broken(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     for what in comparison.broken:
         yield Finding(Outcome.ERROR, what)
-    for contrast, reading in _deciding(comparison.contrasts):
-        share = reading.scorer_failures / contrast.pairs if contrast.pairs else 0.0
+    for _, reading in _deciding(_all(comparison)):
+        sampled = reading.pairs + reading.scorer_failures
         # A handful of the first few pairs is no share of anything yet.
-        if contrast.pairs >= limits.min_clusters and share > limits.max_scorer_failures:
-            failed = f"the scorer of {reading.metric.called()} failed on {share:.1%} of the pairs"
+        if sampled >= limits.min_clusters and reading.scorer_failures / sampled > limits.max_scorer_failures:
+            failed = f"the scorer of {reading.metric.called()} failed on {reading.scorer_failures / sampled:.1%} of the pairs"
             yield Finding(Outcome.ERROR, f"{failed}, at most {limits.max_scorer_failures:.1%} may be")
 
 
@@ -141,7 +141,8 @@ def _exclusions(comparison: Comparison, limits: Limits) -> Iterator[str]:
 
 
 def _excluded_share(contrast: Contrast, side: str) -> float:
-    everything = contrast.pairs + sum(exclusion.count for exclusion in contrast.exclusions)
+    # What both sides excluded says nothing of either, and would hide a difference if it were counted in.
+    everything = contrast.pairs + sum(exclusion.count for exclusion in contrast.exclusions if exclusion.side != "Both")
     return sum(exclusion.count for exclusion in contrast.exclusions if exclusion.side == side) / everything if everything else 0.0
 
 
@@ -151,16 +152,15 @@ def _losses(comparison: Comparison, limits: Limits) -> Iterator[str]:
         yield f"{comparison.lost_pairs / mirrored:.1%} of mirrored requests were lost, at most {limits.max_lost_share:.1%} may be"
 
 
-def _instrument(comparison: Comparison) -> Iterator[str]:
+def _instrument(comparison: Comparison) -> Iterator[Finding]:
     """
     Say where the same model differs from itself by more than half of what the test decides.
 
-    Its interval must lie beyond, so that chance does not end a sound test. Where a primary's margin is 0, the claim itself stands in:
-    an instrument that is off by more than half of the improvement could have made it.
+    It is an Error where its whole interval lies beyond, so that chance does not end a sound test, and a doubt where the estimate
+    does and the difference is there. Where a primary's margin is 0, the claim itself stands in: an instrument that is off by more
+    than half of the improvement could have made it.
     """
-    if comparison.instrument is None:
-        return
-    checks = {reading.metric.name: reading.overall for reading in comparison.instrument.metrics}
+    checks = _checks(comparison)
     for _, reading in _deciding(comparison.contrasts):
         metric, check = reading.metric, checks.get(reading.metric.name)
         if check is None or reading.overall is None:
@@ -169,14 +169,39 @@ def _instrument(comparison: Comparison) -> Iterator[str]:
         if metric.role is Role.PRIMARY:
             allowed = max(metric.margin, abs(reading.overall.improvement)) / 2
         if check.low > allowed or check.high < -allowed:
-            yield describe_instrument(metric, check, allowed)
+            yield Finding(Outcome.ERROR, describe_instrument(metric, check, allowed))
+        elif abs(check.improvement) > allowed and (check.low > 0 or check.high < 0):
+            yield Finding(Outcome.INCONCLUSIVE, describe_instrument(metric, check, allowed))
 
 
-def _contradictions(deciding: Sequence[MetricVerdict]) -> Iterator[str]:
-    for metric in deciding:
-        first = metric.reading.first_turn
-        if assess(metric.reading.metric, first) is Outcome.FAILED and first is not None:
-            yield describe_first_turn(metric.reading.metric, first)
+def _unchecked(comparison: Comparison, limits: Limits) -> Iterator[str]:
+    """Say which metrics of production's own answers pass by an instrument that was not held against itself."""
+    checks = _checks(comparison)
+    for _, reading in _deciding(comparison.contrasts[:1]):
+        if limits.require_instrument and reading.metric.name not in checks:
+            yield f"the same model was not measured twice in {reading.metric.called()}, so the instrument may have made the difference"
+
+
+def _checks(comparison: Comparison) -> dict[str, Estimate]:
+    instrument = comparison.instrument.metrics if comparison.instrument else []
+    return {reading.metric.name: reading.overall for reading in instrument if reading.overall is not None}
+
+
+def _contradictions(deciding: Sequence[MetricVerdict], outcome: Outcome) -> Iterator[str]:
+    """
+    Say where first turns alone show the opposite.
+
+    Of a pass one metric is enough, as every metric must pass; a failure stands as long as one metric fails without contradiction.
+    """
+    opposite = {Outcome.PASSED: Outcome.FAILED, Outcome.FAILED: Outcome.PASSED}.get(outcome)
+    decided = [metric for metric in deciding if metric.outcome is outcome]
+    found = [
+        describe_first_turn(metric.reading.metric, first, opposite)
+        for metric in decided
+        if opposite and (first := metric.reading.first_turn) is not None and assess(metric.reading.metric, first) is opposite
+    ]
+    if outcome is Outcome.PASSED or len(found) == len(decided):
+        yield from found
 
 
 def _all(comparison: Comparison) -> list[Contrast]:

@@ -19,8 +19,8 @@ from collector_process import Cluster, Program, token
 from collector_world import NEW, Does, FakeGateway, FakeShadow, committed, settings
 
 from graft_evaluation.paired.wire import to_bytes
+from graft_evaluation.pairs.contrasts import plans, summed
 from graft_serving.collector.numbers import SILENT_SECONDS, Numbers
-from graft_serving.collector.pairs import plans, summed
 from graft_serving.collector.store import Store, open_store
 
 KILLS = 5

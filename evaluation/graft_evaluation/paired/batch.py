@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_api.comparison import Kind, Metric
-from graft_evaluation.paired.outcomes import worst
+from graft_api.comparison import MEAN_REACH, Kind, Metric
+from graft_evaluation.paired.outcomes import clipped, worst
 
-REACH = 2.0**36
+REACH = MEAN_REACH
 """Largest value in units of the resolution: sums of a block of pairs stay below 2^53 and are exact in float64."""
 BLOCK = 65_536
 """Pairs that are summed at once: REACH x BLOCK < 2^53."""
@@ -62,6 +62,8 @@ class Column:
     candidate: NDArray[np.float64]
     missing: tuple[int, int]
     """How many values of the incumbent and of the candidate never came."""
+    alone: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
+    """Where only the incumbent, and only the candidate, is at a mean's worst, shape as the values; None: nowhere."""
 
     def of(self, per_pair: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the entries of an array over all pairs that belong to this column."""
@@ -77,14 +79,27 @@ def column(metric: Metric, incumbent: NDArray[np.float64], candidate: NDArray[np
         absent_b, absent_c = absent_b[present], absent_c[present]
         filler = worst(metric)
         incumbent, candidate = np.where(absent_b, filler, incumbent[present]), np.where(absent_c, filler, candidate[present])
+    incumbent, candidate = clipped(metric, incumbent), clipped(metric, candidate)
     if metric.kind is not Kind.QUANTILE:
         incumbent, candidate = _whole(metric, incumbent), _whole(metric, candidate)
-    return Column(present, incumbent, candidate, (int(absent_b.sum()), int(absent_c.sum())))
+    missing = (int(absent_b.sum()), int(absent_c.sum()))
+    return Column(present, incumbent, candidate, missing, _alone(metric, incumbent, candidate))
 
 
 def unit(metric: Metric) -> float:
     """Return what the whole numbers that are summed count: ones for a proportion, the resolution for a mean."""
     return 1.0 if metric.kind is Kind.PROPORTION else metric.resolution
+
+
+def _alone(
+    metric: Metric, incumbent: NDArray[np.float64], candidate: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Return where one side alone is at the worst, whether it never came or was measured so: then they weigh the same."""
+    if metric.kind is not Kind.MEAN:
+        return None
+    lowest = np.rint(worst(metric) / unit(metric))
+    at_b, at_c = incumbent == lowest, candidate == lowest
+    return (at_b & ~at_c, at_c & ~at_b) if (at_b != at_c).any() else None
 
 
 def _whole(metric: Metric, values: NDArray[np.float64]) -> NDArray[np.float64]:

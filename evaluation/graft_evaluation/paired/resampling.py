@@ -15,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft_api.comparison import Direction, Estimate, Kind, Method, Metric, Scale
+from graft_api.finetunejob import Interval
 from graft_evaluation.intervals import tango
 from graft_evaluation.paired.batch import unit
 from graft_evaluation.paired.bins import HIGHEST, quantile
+from graft_evaluation.paired.outcomes import worst
 from graft_evaluation.paired.student import critical
-from graft_evaluation.paired.summary import APART, CANDIDATE, INCUMBENT, PAIRS
+from graft_evaluation.paired.summary import APART, CANDIDATE, INCUMBENT, ONLY_CANDIDATE, ONLY_INCUMBENT, PAIRS
 
 FEW_DISCORDANT = 200
 """Buckets with a discordant pair, below which a proportion's difference gets the score interval."""
 FEW_DIFFERENT = 30
 """Buckets with any difference, below which percentiles of a mean say nothing."""
+FEWEST = 10
+"""Effective conversations, below which nothing is said: Student's t for so few trusts each of them too much."""
 BEYOND = 2
 """
 Effective conversations that must lie beyond a quantile on its thin side.
@@ -70,29 +74,99 @@ class Spread:
         return critical(n - 1) * math.sqrt(factor)
 
 
-def of_sums(metric: Metric, sums: NDArray[np.int64], weights: Weights) -> Estimate:
+def of_sums(metric: Metric, sums: NDArray[np.int64], weights: Weights, alone: NDArray[np.int64] | None = None) -> Estimate:
     """
     Return the estimate of a proportion or mean.
 
-    `sums` has shape [buckets, 4] as a summary keeps them, `weights` [replicates, buckets]. Raises TooLittleError.
+    `sums` has shape [buckets, 4] and `alone` [buckets, 2] as a summary keeps them, `weights` [replicates, buckets]. Without `alone`
+    no mean is at its worst. Raises TooLittleError.
     """
     counted = sums * np.array([1.0, *[unit(metric)] * 3])
-    pairs = float(counted[:, PAIRS].sum())
-    if pairs == 0:
-        raise TooLittleError("no pairs")
-    spread = Spread(counted[:, PAIRS])
+    spread = _enough(counted[:, PAIRS])
     different = int((sums[:, APART] > 0).sum())
-    if metric.scale is Scale.ABSOLUTE and _score_serves(metric, different):
+    if _score_serves(metric, different):
         return _score(metric, counted, spread)
     if different < FEW_DIFFERENT:
         raise TooLittleError(f"only {different} groups of conversations differ, {FEW_DIFFERENT} are needed")
-    replicates = weights @ counted[:, : CANDIDATE + 1]
+    rare = _rare(metric, counted, spread, alone)
+    ordinary = _bootstrap(metric, counted, spread, weights, None if rare is None else rare.shift)
+    return ordinary if rare is None else _together(metric, ordinary, rare)
+
+
+@dataclass(frozen=True, eq=False)
+class Rare:
+    """What a mean's worst values do to it where they are few: candidate minus incumbent, in the metric's unit."""
+
+    shift: NDArray[np.float64]
+    """Of each bucket's sum, shape [buckets]."""
+    point: float
+    low: float
+    high: float
+
+
+def _rare(metric: Metric, counted: NDArray[np.float64], spread: Spread, alone: NDArray[np.int64] | None) -> Rare | None:
+    """
+    Return the share of pairs in which one side alone is at the worst, as a proportion of its own times what such a pair weighs.
+
+    None where there is no such pair, or so many that resampling holds. Percentiles of a mean with few heavy values are too narrow
+    on the side of those that were not drawn.
+    """
+    if alone is None or not 0 < int(alone.any(axis=1).sum()) < FEW_DISCORDANT:
+        return None
+    weight = worst(metric) - float(counted[:, INCUMBENT].sum() + counted[:, CANDIDATE].sum()) / 2 / float(spread.pairs.sum())
+    net = (alone[:, ONLY_CANDIDATE] - alone[:, ONLY_INCUMBENT]).astype(np.float64)
+    point, ends = _shares(net, float(alone.sum()), spread)
+    low, high = sorted((ends.low * weight, ends.high * weight))
+    return Rare(net * weight, point * weight, low, high)
+
+
+def _together(metric: Metric, ordinary: Estimate, rare: Rare) -> Estimate:
+    """
+    Return the sum of an estimate without the worst values and of what they do.
+
+    Each end's distance is the root of the sum of squares of the two parts' (Zou and Donner 2008, Statistics in Medicine 27:1693,
+    equation 8: recovering variances from two intervals). A relative change is a share of the incumbent's value.
+    """
+    scale = ordinary.incumbent if metric.scale is Scale.RELATIVE else 1.0
+    point, low, high = rare.point / scale, rare.low / scale, rare.high / scale
+    if metric.direction is Direction.LOWER:
+        point, low, high = -point, -high, -low
+    improvement = ordinary.improvement + point
+    return ordinary.model_copy(
+        update={
+            "improvement": improvement,
+            "low": improvement - math.hypot(ordinary.improvement - ordinary.low, point - low),
+            "high": improvement + math.hypot(ordinary.high - ordinary.improvement, high - point),
+        }
+    )
+
+
+def _bootstrap(
+    metric: Metric, counted: NDArray[np.float64], spread: Spread, weights: Weights, left_out: NDArray[np.float64] | None
+) -> Estimate:
+    """Return the estimate by resampling; of the candidate's sums something may be `left_out`, shape [buckets]."""
+    columns = counted[:, : CANDIDATE + 1].copy()
+    if left_out is not None:
+        columns[:, CANDIDATE] -= left_out
+    pairs = float(spread.pairs.sum())
+    replicates = weights @ columns
     # A replicate that drew no pair at all would divide by zero; with more than a handful of conversations there is none.
     replicates = replicates[replicates[:, PAIRS] > 0]
     b, c = replicates[:, INCUMBENT] / replicates[:, PAIRS], replicates[:, CANDIDATE] / replicates[:, PAIRS]
-    both = Both(float(counted[:, INCUMBENT].sum()) / pairs, float(counted[:, CANDIDATE].sum()) / pairs, b, c)
+    both = Both(float(columns[:, INCUMBENT].sum()) / pairs, float(columns[:, CANDIDATE].sum()) / pairs, b, c)
     ratio = both.candidate / both.incumbent if metric.scale is Scale.RELATIVE and both.incumbent > 0 else 1.0
-    return _percentiles(metric, spread, both, spread.critical(counted[:, CANDIDATE] - ratio * counted[:, INCUMBENT]))
+    found = _percentiles(metric, spread, both, spread.critical(columns[:, CANDIDATE] - ratio * columns[:, INCUMBENT]))
+    return found.model_copy(update={"candidate": float(counted[:, CANDIDATE].sum()) / pairs})
+
+
+def _enough(pairs: NDArray[np.float64]) -> Spread:
+    """Return the spread of pairs, shape [buckets]. Raises TooLittleError."""
+    spread = Spread(pairs)
+    if not pairs.any():
+        raise TooLittleError("no pairs")
+    if spread.effective < FEWEST:
+        raise TooLittleError(f"the pairs are worth {spread.effective:.1f} conversations, {FEWEST} are needed")
+    return spread
 
 
 def of_bins(metric: Metric, bins: NDArray[np.uint32], weights: Weights) -> Estimate:
@@ -104,16 +178,16 @@ def of_bins(metric: Metric, bins: NDArray[np.uint32], weights: Weights) -> Estim
     q = metric.quantile
     if q is None:
         raise ValueError(f"{metric.name} is not a quantile")
-    spread = Spread(bins[0].sum(axis=1, dtype=np.float64))
-    if not spread.pairs.any():
-        raise TooLittleError("no pairs")
+    spread = _enough(bins[0].sum(axis=1, dtype=np.float64))
     beyond = spread.effective * min(q, 1 - q)
     if beyond < BEYOND:
         raise TooLittleError(f"{beyond:.1f} effective conversations lie beyond the quantile, {BEYOND} are needed")
     points = [float(quantile(side.sum(axis=0, dtype=np.float64), q)) for side in bins]
     if min(points) >= HIGHEST:
         raise TooLittleError("both sides' quantile lies beyond the scale: too many answers never came")
-    incumbent, candidate = (_replicated(side, weights, q) for side in bins)
+    # As with sums: a replicate that drew no pair has no quantile.
+    drawn = weights[weights @ spread.pairs > 0]
+    incumbent, candidate = (_replicated(side, drawn, q) for side in bins)
     both = Both(points[0], points[1], incumbent, candidate)
     # Where some replicates end beyond the scale their standard error means nothing, and percentiles still do.
     read = _percentiles if max(incumbent.max(), candidate.max()) >= HIGHEST else _standard_errors
@@ -167,8 +241,11 @@ def _standard_errors(metric: Metric, spread: Spread, both: Both, wide: float) ->
 
 
 def _score_serves(metric: Metric, different: int) -> bool:
+    """Say whether the score interval is the better one: of proportions rather early, and always where nothing at all differs."""
+    if different == 0:
+        return True
     if metric.kind is Kind.PROPORTION:
-        return different < FEW_DISCORDANT
+        return metric.scale is Scale.ABSOLUTE and different < FEW_DISCORDANT
     return metric.best is not None and different < FEW_DIFFERENT
 
 
@@ -176,23 +253,50 @@ def _score(metric: Metric, counted: NDArray[np.float64], spread: Spread) -> Esti
     """
     Return Tango's score interval on what conversations are worth as independent pairs.
 
+    For a mean with both ends known, a difference counts as its share of the range: no variable in [0, 1] varies more than the 0/1
+    variable with its mean. Where nothing differs, the interval says how many pairs could differ and were not seen (3.84 of n), and
+    each is taken to differ by the range, or of a mean with one end by how far its worst is from where it is: its side for the worse
+    is bounded by that, and the side for the better is as wide. A relative change is this as a share of the incumbent's value:
+    of the linear contrast candidate - (1 + m) incumbent, everything but candidate - incumbent is then the incumbent's value itself.
+    """
+    pairs = float(spread.pairs.sum())
+    both = Both(float(counted[:, INCUMBENT].sum()) / pairs, float(counted[:, CANDIDATE].sum()) / pairs, np.zeros(0), np.zeros(0))
+    span, scale = _span(metric, both.incumbent), 1.0
+    if metric.scale is Scale.RELATIVE:
+        scale = both.incumbent
+        if scale <= 0:
+            raise TooLittleError("the incumbent's value is not clear of 0, so there is nothing to be relative to")
+    point, ends = _shares((counted[:, CANDIDATE] - counted[:, INCUMBENT]) / span, float(counted[:, APART].sum()) / span, spread)
+    change = (point * span / scale, ends.low * span / scale, ends.high * span / scale)
+    return _oriented(metric, spread, both, change, Method.SCORE)
+
+
+def _span(metric: Metric, incumbent: float) -> float:
+    """Return how much one pair can differ; never less than a unit, which is what rounding leaves of a smaller range."""
+    if metric.kind is Kind.PROPORTION:
+        return 1.0
+    end = worst(metric)
+    span = abs(end - (incumbent if metric.best is None else metric.best))
+    # Both ends may have been rounded away from each other.
+    return span + unit(metric)
+
+
+def _shares(shift: NDArray[np.float64], apart: float, spread: Spread) -> tuple[float, Interval]:
+    """
+    Return the mean per pair of `shift`, shape [buckets], and Tango's interval; `apart` is the sum of its size over single pairs.
+
     Counts are divided by the design effect, the variance of the buckets' sums over that of as many independent pairs (Rao and Scott
     1992, Biometrics 48:577); where each discordant conversation has one discordant pair it is 1, and the counts are discordant
-    conversations. It is not taken below 1. For a mean with both ends known, a difference counts as its share of the range: no
-    variable in [0, 1] varies more than the 0/1 variable with its mean.
+    conversations. It is not taken below 1.
     """
-    span = 1.0 if metric.kind is Kind.PROPORTION else abs((metric.worst or 0.0) - (metric.best or 0.0))
-    pairs, apart = float(spread.pairs.sum()), float(counted[:, APART].sum()) / span
-    shift = (counted[:, CANDIDATE] - counted[:, INCUMBENT]) / span
+    pairs = float(spread.pairs.sum())
     point = float(shift.sum()) / pairs
     independent = apart - pairs * point**2
     clustered = float(np.square(shift - point * spread.pairs).sum())
     effect = max(1.0, clustered / independent) if independent > 0 else 1.0
     plus, minus = max(apart + pairs * point, 0.0) / 2 / effect, max(apart - pairs * point, 0.0) / 2 / effect
     # The formula asks for no whole numbers, only the signature does.
-    interval = tango(plus, minus, pairs / effect, spread.critical(shift))
-    both = Both(float(counted[:, INCUMBENT].sum()) / pairs, float(counted[:, CANDIDATE].sum()) / pairs, np.zeros(0), np.zeros(0))
-    return _oriented(metric, spread, both, (point * span, interval.low * span, interval.high * span), Method.SCORE)
+    return point, tango(plus, minus, pairs / effect, spread.critical(shift))
 
 
 def _oriented(metric: Metric, spread: Spread, both: Both, change: tuple[float, float, float], method: Method) -> Estimate:

@@ -11,9 +11,9 @@ def describe(reading: MetricReading, outcome: Outcome) -> str:
     return f"{change(metric, estimate)}{_held(metric, estimate, outcome)}"
 
 
-def describe_first_turn(metric: Metric, estimate: Estimate) -> str:
-    """Return why the first turns contradict a pass."""
-    return f"on first turns alone {change(metric, estimate)}{_held(metric, estimate, Outcome.FAILED)}: this contradicts the whole"
+def describe_first_turn(metric: Metric, estimate: Estimate, outcome: Outcome) -> str:
+    """Return why the first turns, which say `outcome`, contradict the whole."""
+    return f"on first turns alone {change(metric, estimate)}{_held(metric, estimate, outcome)}: this contradicts the whole"
 
 
 def describe_harm(metric: Metric, harm: HarmReading) -> str:

@@ -30,6 +30,10 @@ FIRST, LATER = 0, 1
 """Strata: pairs that open a conversation, and the others."""
 PAIRS, INCUMBENT, CANDIDATE, APART = 0, 1, 2, 3
 """What is summed of a proportion or mean: pairs, both sides' values, and how far apart they are, |candidate - incumbent|."""
+ONLY_INCUMBENT, ONLY_CANDIDATE = 0, 1
+"""What is counted of a mean besides: pairs in which one side alone is at the worst. They are rare and weigh much."""
+COLUMNS = 6
+"""Of a proportion or mean in a conversation's row: the four sums and these two counts."""
 SIDES = 2
 
 
@@ -81,11 +85,13 @@ class Summary:
         """Per stratum."""
         self.sums: NDArray[np.int64] = np.zeros((len(plan.summed), 2, plan.buckets, 4), np.int64)
         """[proportion or mean, stratum, bucket, what is summed], in the metric's unit."""
+        self.alone: NDArray[np.int64] = np.zeros((len(plan.summed), 2, plan.buckets, 2), np.int64)
+        """[proportion or mean, stratum, bucket, which side alone is at a mean's worst], pairs."""
         self.bins: NDArray[np.uint32] = np.zeros((len(plan.binned), 2, SIDES, plan.buckets, COUNT), np.uint32)
         """[quantile, stratum, side, bucket, bin]."""
         self.missing: NDArray[np.int64] = np.zeros((len(plan.metrics), SIDES), np.int64)
         self.sketch: NDArray[np.int64] = np.zeros((heaviest.ROWS, heaviest.CELLS), np.int64)
-        self.sample = Sample(plan.seed, plan.capacity, empty(1 + 4 * len(plan.summed)))
+        self.sample = Sample(plan.seed, plan.capacity, empty(1 + COLUMNS * len(plan.summed)))
         self.tallies = Tallies()
 
     def add(self, batch: Batch) -> None:
@@ -110,6 +116,7 @@ class Summary:
         for mine, theirs in (
             (self.pairs, other.pairs),
             (self.sums, other.sums),
+            (self.alone, other.alone),
             (self.bins, other.bins),
             (self.missing, other.missing),
             (self.sketch, other.sketch),
@@ -142,6 +149,8 @@ class Summary:
         apart = np.abs(values.candidate - values.incumbent)
         for what, weights in ((INCUMBENT, values.incumbent), (CANDIDATE, values.candidate), (APART, apart)):
             target[:, what] += np.bincount(cell, weights, length).astype(np.int64)
+        for side, alone in enumerate(values.alone or ()):
+            self.alone[place].reshape(length, SIDES)[:, side] += np.bincount(cell[alone], minlength=length)
 
     def _add_bins(self, place: int, values: Column, cells: NDArray[np.intp], binned: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
         cell = values.of(cells)
@@ -152,14 +161,16 @@ class Summary:
             np.add.at(target, row * COUNT + bins, np.uint32(1))
 
     def _rows(self, columns: list[Column], pairs: int) -> NDArray[np.int64]:
-        """Return what a conversation is remembered by, one row per pair: pairs, then of each proportion and mean the four sums."""
-        rows = np.zeros((1 + 4 * len(self.plan.summed), pairs), np.int64)
+        """Return what a conversation is remembered by, one row per pair: pairs, then of each proportion and mean COLUMNS."""
+        rows = np.zeros((1 + COLUMNS * len(self.plan.summed), pairs), np.int64)
         rows[0] = 1
         for place, i in enumerate(self.plan.summed):
-            values, first = columns[i], 1 + 4 * place
+            values, first = columns[i], 1 + COLUMNS * place
             here = slice(None) if values.present is None else values.present
             rows[first + PAIRS, here] = 1
             rows[first + INCUMBENT, here] = values.incumbent
             rows[first + CANDIDATE, here] = values.candidate
             rows[first + APART, here] = np.abs(values.candidate - values.incumbent)
+            for side, alone in enumerate(values.alone or ()):
+                rows[first + APART + 1 + side, here] = alone
         return rows.T

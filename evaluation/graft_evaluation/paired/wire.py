@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from graft_api.comparison import Metric
 from graft_evaluation.paired.sample import Conversations, Sample
-from graft_evaluation.paired.summary import Plan, Summary
+from graft_evaluation.paired.summary import COLUMNS, Plan, Summary
 
 MAGIC = b"GRFTPAIR"
-VERSION = 1
+VERSION = 2
 _PREFIX = struct.Struct("<8sHII")
 _LARGEST = 1 << 30
 """Bytes that an honest summary's arrays do not exceed."""
@@ -78,6 +78,7 @@ def _arrays(summary: Summary) -> dict[str, NDArray[Any]]:
     return {
         "pairs": summary.pairs,
         "sums": summary.sums,
+        "alone": summary.alone,
         "missing": summary.missing,
         "sketch": summary.sketch,
         # Distances between places are small numbers, which compress well.
@@ -106,11 +107,11 @@ def _split(header: dict[str, Any], body: bytes) -> dict[str, NDArray[Any]]:
 def _restored(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Summary:
     plan = _plan(header["plan"])
     summary = Summary(plan)
-    for name in ("pairs", "sums", "missing", "sketch"):
+    for name in ("pairs", "sums", "alone", "missing", "sketch"):
         target: NDArray[Any] = getattr(summary, name)
         target[...] = arrays[name].reshape(target.shape)
     np.add.at(summary.bins.reshape(-1), np.cumsum(arrays["binSteps"], dtype=np.int64), arrays["binCounts"])
-    columns = arrays["conversations"].reshape(1 + 4 * len(plan.summed), -1)
+    columns = arrays["conversations"].reshape(1 + COLUMNS * len(plan.summed), -1)
     table = Conversations(header["level"], arrays["keys"], arrays["last"], np.ascontiguousarray(columns.T))
     summary.sample = Sample(plan.seed, plan.capacity, table)
     summary.tallies.exclusions = Counter({(cause, side): count for cause, side, count in header["exclusions"]})

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from graft_api.schema import Count, Model
 from graft_serving.collector.numbers import NumbersState
-from graft_serving.collector.store import Store
+from graft_serving.collector.store import Store, StoreAwayError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ class FencedError(Exception):
 
 class DamagedError(Exception):
     """What lies in the store is not what a collector with these settings wrote."""
+
+
+class OtherTestError(DamagedError):
+    """What lies in the store is another test's."""
 
 
 class SegmentReference(Model):
@@ -74,6 +78,8 @@ class Commit(Model):
     format: Literal[1] = 1
     sequence: Annotated[int, Field(ge=1)]
     writer: Annotated[str, Field(max_length=64)]
+    test: Annotated[str, Field(max_length=64)] = ""
+    """Digest of what is compared with what: the sums of two tests must not be added up."""
     began: float
     ended: float
     """Seconds since 1970."""
@@ -130,11 +136,17 @@ class Total(Generic[S]):
 class Chain(Generic[S]):
     """One chain of commits below a store. Its methods block; one call at a time."""
 
-    def __init__(self, store: Store, writer: str, algebra: Algebra[S]) -> None:
+    def __init__(self, store: Store, writer: str, algebra: Algebra[S], test: str | None = None) -> None:
+        """`test`: what commits must be of; None for one who reads whatever is there, and for what belongs to no test."""
         self._store = store
+        self._test = test
         self._writer = writer
         self._algebra = algebra
         self.total: Total[S] = Total(0, algebra.empty())
+        self._last: Sealed[S] | None = None
+        """What was committed last."""
+        self._snapped = 0
+        """The commit of the last snapshot."""
         self._swept = 0
         """Up to this commit there is nothing left to sweep that this process could have to do with."""
 
@@ -143,12 +155,13 @@ class Chain(Generic[S]):
         total: Total[S] = Total(0, self._algebra.empty())
         for path in self._store.list(SNAPSHOTS)[-1:]:
             self._add(total, self._read(path))
+        snapped = total.sequence
         while later := [path for path in self._store.list(_block(total.sequence + 1)) if _sequence(path) > total.sequence]:
             for path in later:
                 if _sequence(path) != total.sequence + 1:
                     raise DamagedError(f"{path}: commit {total.sequence + 1} is missing before it")
                 self._add(total, self._read(path))
-        self.total, self._swept = total, total.sequence
+        self.total, self._swept, self._snapped = total, total.sequence, snapped
 
     def commit(self, sealed: Sealed[S]) -> None:
         """
@@ -156,25 +169,37 @@ class Chain(Generic[S]):
 
         Raises `FencedError` if another process has taken the place.
         """
+        if sealed is not self._last:
+            self._commit(sealed)
+        if self.total.sequence - self._snapped >= SNAPSHOT_EVERY:
+            self._shorten(sealed.ended)
+
+    def _commit(self, sealed: Sealed[S]) -> None:
         sequence = self.total.sequence + 1
         commit = Commit(
             sequence=sequence,
             writer=self._writer,
+            test=self._test or "",
             began=sealed.began,
             ended=sealed.ended,
             segment=self._write_segment(sequence, sealed),
             sums=_told(sealed.sums),
             progress=sealed.progress,
         )
-        content = _written(commit)
-        path = _path(sequence)
-        if not self._store.put_if_absent(path, content) and self._store.read(path) != content:
-            raise FencedError(f"{path} is another collector's")
+        self._put(_path(sequence), _written(commit))
         for name, part in sealed.sums.items():
             self.total.sums[name].merge(part)
-        self.total.sequence, self.total.progress = sequence, sealed.progress
-        if sequence % SNAPSHOT_EVERY == 0:
-            self._snapshot(sealed.ended)
+        self.total.sequence, self.total.progress, self._last = sequence, sealed.progress, sealed
+
+    def _put(self, path: str, content: bytes) -> None:
+        if self._store.put_if_absent(path, content):
+            return
+        found = self._store.read(path)
+        if found is None:
+            # A store under load may refuse a condition without anybody having written: that is no other collector.
+            raise StoreAwayError(f"{path} is said to be there, and is not")
+        if found != content:
+            raise FencedError(f"{path} is another collector's")
 
     def forget(self, days: int, now: float) -> int:
         """Delete segments of days that ended more than `days` days ago; return how many. Raises `StoreAwayError`."""
@@ -210,10 +235,25 @@ class Chain(Generic[S]):
         self._store.write(path, sealed.lines)
         return SegmentReference(path=path, sha256=sha256(sealed.lines).hexdigest(), size_bytes=len(sealed.lines), lines=sealed.count)
 
+    def _shorten(self, now: float) -> None:
+        """The segment counts already: a store that is away must not make anybody commit it again. The next commit tries again."""
+        try:
+            self._snapshot(now)
+        except StoreAwayError as error:
+            logger.warning("no snapshot after commit %d: %s", self.total.sequence, error)
+        else:
+            self._snapped = self.total.sequence
+
     def _snapshot(self, now: float) -> None:
         total = self.total
         snapshot = Commit(
-            sequence=total.sequence, writer=self._writer, began=now, ended=now, sums=_told(total.sums), progress=total.progress
+            sequence=total.sequence,
+            writer=self._writer,
+            test=self._test or "",
+            began=now,
+            ended=now,
+            sums=_told(total.sums),
+            progress=total.progress,
         )
         self._store.write(f"{SNAPSHOTS}{total.sequence:08d}.json", _written(snapshot))
         for path in self._store.list(SNAPSHOTS)[:-KEPT_SNAPSHOTS]:
@@ -227,6 +267,11 @@ class Chain(Generic[S]):
             raise DamagedError(f"{path} is no commit") from error
 
     def _add(self, total: Total[S], commit: Commit) -> None:
+        if self._test is not None and commit.test != self._test:
+            raise OtherTestError(
+                f"commit {commit.sequence} is of another test, or of other versions, metrics or another control share: "
+                "give this test a store of its own, or empty this one"
+            )
         try:
             for name, told in commit.sums.items():
                 total.sums[name].merge(self._algebra.read(base64.b64decode(told)))

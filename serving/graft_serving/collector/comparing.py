@@ -17,20 +17,22 @@ from functools import partial
 
 from graft_api.collect import Compare, PairLine, Sides
 from graft_evaluation.paired.outcomes import Answer
+from graft_evaluation.pairs.contrasts import CONTROL, INSTRUMENT, PRODUCTION
 from graft_serving.collector.admission import Admission
 from graft_serving.collector.answers import Side, read_answer
 from graft_serving.collector.drawing import Purpose, place
 from graft_serving.collector.frames import Exchange
 from graft_serving.collector.journal import Journal
-from graft_serving.collector.pairs import CONTROL, INSTRUMENT, PRODUCTION, Redactor
 from graft_serving.collector.questions import ExcludedError, Question, check_head, read_question
 from graft_serving.collector.questions import Side as Whose
+from graft_serving.collector.redactor import Redactor
 from graft_serving.collector.scoring import Scoring, Trio
 from graft_serving.collector.segments import PairSegment
 from graft_serving.collector.shadow import Gate, GivenUpError, Reply, ShadowServer
 
 logger = logging.getLogger(__name__)
 
+SCORER_BROKE = "scorer-broke"
 OVERLOAD, SHADOW_AWAY, INTERNAL = "overload", "shadow-away", "internal-error"
 """Why this collector leaves out what was this test's."""
 FINISH_SECONDS = 10.0
@@ -203,6 +205,9 @@ class Comparing:
         if instrument is not None:
             values[INSTRUMENT] = instrument.found
             broken |= {INSTRUMENT: instrument.broken} if instrument.broken else {}
+        for name, found in ((PRODUCTION, quality), (INSTRUMENT, instrument)):
+            if found is not None and found.broke is not None:
+                exclusions[name] = (SCORER_BROKE, found.broke.value)
         if asked.candidate_first is not None and (left_out := _left_out(asked)):
             exclusions[CONTROL] = left_out
         elif trio.incumbent is not None:

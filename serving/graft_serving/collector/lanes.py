@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from graft_api.collect import Compare, Observe
+from graft_evaluation.pairs.contrasts import plans
 from graft_evaluation.scorers import ScorerInvalidError
 from graft_runtime.environment import MissingSetting
 from graft_serving.backoff import Backoff
@@ -22,10 +23,10 @@ from graft_serving.collector.ingest import Lane
 from graft_serving.collector.journal import Clock, Journal
 from graft_serving.collector.observed import ObservedSegment, observed_algebra
 from graft_serving.collector.observing import Observing
-from graft_serving.collector.pairs import Redactor, plans
+from graft_serving.collector.redactor import Redactor
 from graft_serving.collector.reporter import Reporter
 from graft_serving.collector.scoring import Scoring
-from graft_serving.collector.segments import PairSegment, pair_algebra
+from graft_serving.collector.segments import PairSegment, pair_algebra, test_digest
 from graft_serving.collector.shadow import Gate, ShadowServer
 from graft_serving.collector.store import StoreAwayError, open_store
 from graft_serving.rotated_file import token_file
@@ -92,7 +93,7 @@ class LaneService:
 def compare_lane(settings: Compare, around: Surroundings, reporter: Reporter) -> tuple[LaneService, Comparing, Equipment]:
     """Return the lane of a test. Raises `MissingSetting`."""
     contrasts, shadow = plans(settings), settings.shadow
-    chain = Chain(_store(settings.store, around), around.boot, pair_algebra(contrasts))
+    chain = Chain(_store(settings.store, around), around.boot, pair_algebra(contrasts), test_digest(settings))
     journal = Journal(chain, settings.segments, partial(PairSegment, contrasts), around.clock)
     backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, around.random)
     try:

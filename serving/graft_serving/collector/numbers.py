@@ -6,22 +6,30 @@ A number is *open* here while its exchange is in memory and *settled* once what 
 numbers are written down, in the commit that holds what became of them. So after a crash an exchange that was open is neither counted
 nor known, which makes it a loss; one whose batch is sent again because its answer was lost is recognised if it was settled, and
 taken if it was not.
+
+A number that has not come for as long as an exchange may take is *closed*, by its age and never by how many others came meanwhile:
+slow answers are the hard ones, and must not be the ones that are left out.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from pydantic import Field
 
 from graft_api.schema import Count, Model
 from graft_api.tee import Dropped
+from graft_serving.collector.settled import ROOM, Settled
 
-MOST_RANGES = 4096
-"""Ranges of settled numbers that are remembered of one gateway. Beyond, the oldest hole is closed: what comes for it is a duplicate."""
+LONGEST_SECONDS = 3600.0
+"""From an exchange's number to its arrival, at most. What comes later is lost, under `CAME_LATE`."""
+MARK_SECONDS = 60.0
+"""Between two moments of which it is remembered what was numbered then."""
+EARLIER = 1 << 20
+"""Numbers from before this collector looked that may still come."""
+CAME_LATE = "came-late"
 MOST_BOOTS = 256
 SILENT_SECONDS = 120.0
 """A gateway that has said nothing for so long is taken for dead, until it says something."""
@@ -36,8 +44,14 @@ class BootState(Model):
 
     base: Count
     """Numbers up to here may be of a time before this collector looked: it does not wait for them."""
-    ranges: list[tuple[int, int]]
-    """Settled, ends included, in order."""
+    floor: Count
+    """Numbers up to here are closed."""
+    above: str
+    """The settled ones of those above: `Settled.to_text`."""
+    closed: Count = 0
+    """Numbers up to here were closed by their age."""
+    late: Count = 0
+    """Came when they were closed."""
     settled: Count
     """Above `base`."""
     numbered: Count
@@ -60,8 +74,12 @@ class _Boot:
     base: int
     heard: float
     dropped_before: dict[str, int]
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    taken: Settled = field(default_factory=Settled)
     settled: int = 0
+    closed: int = 0
+    late: int = 0
+    marks: deque[tuple[float, int]] = field(default_factory=deque)
+    """When how many were numbered."""
     open: set[int] = field(default_factory=set)
     numbered: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -69,25 +87,34 @@ class _Boot:
     """The fewest numbers that were not accounted for, in the last window of time and in this one."""
     window: float = 0.0
 
-    def knows(self, number: int) -> bool:
+    def take(self, number: int) -> bool:
         if number in self.open:
-            return True
-        place = bisect_right(self.ranges, (number, math.inf)) - 1
-        return place >= 0 and self.ranges[place][1] >= number
+            return False
+        if number in self.taken:
+            self.late += self.base < number <= self.closed  # so old that nobody sends it again: it comes for the first time
+            return False
+        if number > self.taken.floor + ROOM:
+            self.late += 1
+            return False
+        self.open.add(number)
+        return True
 
     def settle(self, number: int) -> None:
-        place = bisect_right(self.ranges, (number, math.inf))
-        start = end = number
-        if place < len(self.ranges) and self.ranges[place][0] == number + 1:
-            end = self.ranges.pop(place)[1]
-        if place and self.ranges[place - 1][1] == number - 1:
-            place -= 1
-            start = self.ranges.pop(place)[0]
-        self.ranges.insert(place, (start, end))
-        if len(self.ranges) > MOST_RANGES:
-            (first, _), (_, last) = self.ranges[:2]
-            self.ranges[:2] = [(first, last)]
+        self.open.discard(number)
+        self.taken.add(number)
         self.settled += number > self.base
+
+    def mark(self, now: float) -> None:
+        """Close what is too old to come, but nothing that is here."""
+        if not self.marks or abs(now - self.marks[-1][0]) >= MARK_SECONDS:
+            self.marks.append((now, self.numbered))
+        while self.marks and now - self.marks[0][0] > LONGEST_SECONDS:
+            through = min(self.marks[0][1], min(self.open, default=math.inf) - 1)
+            self.taken.close(int(through))
+            self.closed = max(self.closed, int(through))
+            if through < self.marks[0][1]:
+                return
+            self.marks.popleft()
 
     def told(self) -> dict[str, int]:
         """Return what the gateway dropped since we look, by cause."""
@@ -101,7 +128,7 @@ class _Boot:
         self.least = (self.least[0], min(self.least[1], self.unaccounted()))
 
     def unaccounted(self) -> int:
-        here = self.settled + sum(number > self.base for number in self.open)
+        here = self.settled + self.late + sum(number > self.base for number in self.open)
         return max(0, self.numbered - self.base - here - sum(self.told().values()))
 
     def vanished(self, now: float) -> int:
@@ -133,7 +160,8 @@ class Numbers:
                 self._forget(min(self._boots, key=lambda name: self._boots[name].heard), now)
             # A gateway that brings its first number is new. Of another nobody knows what it brought to whom before.
             fresh = lowest == 1
-            known = self._boots[boot] = _Boot(0 if fresh else numbered, now, {} if fresh else dict(dropped), window=now)
+            base = 0 if fresh else numbered
+            known = self._boots[boot] = _Boot(base, now, {} if fresh else dict(dropped), Settled(max(0, base - EARLIER)), window=now)
         known.heard = now
         known.numbered = max(known.numbered, numbered)
         known.dropped = {cause: max(count, known.dropped.get(cause, 0)) for cause, count in {**known.dropped, **dropped}.items()}
@@ -141,22 +169,20 @@ class Numbers:
     def watch(self, now: float) -> None:
         """Now and then, and when a batch is taken."""
         for known in self._boots.values():
+            known.mark(now)
             if now - known.heard <= SILENT_SECONDS:
                 known.watch(now)
+        for boot in [boot for boot, known in self._boots.items() if now - known.heard > LONGEST_SECONDS and not known.open]:
+            self._forget(boot, now)
 
     def take(self, boot: str, number: int) -> bool:
         """Whether this exchange is new; it is open from now on."""
-        known = self._boots[boot]
-        if known.knows(number):
-            return False
-        known.open.add(number)
-        return True
+        return self._boots[boot].take(number)
 
     def settle(self, boot: str, number: int) -> None:
         """What became of an open exchange is in the open segment."""
         known = self._boots.get(boot)
         if known is not None:
-            known.open.discard(number)
             known.settle(number)
 
     def lost(self, now: float) -> dict[str, int]:
@@ -165,6 +191,7 @@ class Numbers:
         for known in self._boots.values():
             found.update(known.told())
             found["never-came"] += known.vanished(now)
+            found[CAME_LATE] += known.late
         return {cause: count for cause, count in sorted(found.items()) if count}
 
     def state(self) -> NumbersState:
@@ -172,7 +199,10 @@ class Numbers:
         boots = {
             boot: BootState(
                 base=known.base,
-                ranges=list(known.ranges),
+                floor=known.taken.floor,
+                above=known.taken.to_text(),
+                closed=known.closed,
+                late=known.late,
                 settled=known.settled,
                 numbered=known.numbered,
                 dropped=dict(known.dropped),
@@ -187,6 +217,7 @@ class Numbers:
         known = self._boots.pop(boot)
         self._past.update(known.told())
         self._past["never-came"] += known.vanished(now)
+        self._past[CAME_LATE] += known.late
 
 
 def _restored(state: BootState) -> _Boot:
@@ -194,7 +225,9 @@ def _restored(state: BootState) -> _Boot:
         base=state.base,
         heard=state.heard,
         dropped_before=dict(state.dropped_before),
-        ranges=list(state.ranges),
+        taken=Settled.of(state.floor, state.above),
+        closed=state.closed,
+        late=state.late,
         settled=state.settled,
         numbered=state.numbered,
         dropped=dict(state.dropped),

@@ -79,6 +79,15 @@ def check_head(head: ExchangeHead, incumbent: str) -> None:
 def read_question(head: ExchangeHead, request: bytes, media_hosts: Collection[str] = ()) -> Question:
     """Return the question. Raises `ExcludedError` for one whose asking again would have effects, or would not be the same question."""
     try:
+        return _question(head, request, media_hosts)
+    except ExcludedError:
+        raise
+    except Exception:  # noqa: BLE001 - clients send what they like; an odd one is no pair, for nobody looked at an answer yet
+        raise ExcludedError("not-replayable", Side.BOTH) from None
+
+
+def _question(head: ExchangeHead, request: bytes, media_hosts: Collection[str]) -> Question:
+    try:
         asked = read_request(BY_NAME[head.api], request, media_hosts)
     except Refusal as refusal:
         cause = {Cause.STATEFUL: "stored-state"}.get(refusal.cause, "not-replayable")

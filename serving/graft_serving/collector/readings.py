@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 from graft_api.collect import Compare
-from graft_api.comparison import Comparison, Contrast
-from graft_evaluation.paired.reading import Moment, contrast
+from graft_api.comparison import Comparison, Limits
+from graft_evaluation.paired.reading import Moment
+from graft_evaluation.pairs import contrasts
 from graft_serving.collector.chain import Progress, Sum, Total
 from graft_serving.collector.comparing import INTERNAL
 from graft_serving.collector.numbers import NO_LOSS, Numbers
-from graft_serving.collector.pairs import CONTROL, INSTRUMENT, PRODUCTION
 from graft_serving.collector.segments import PairSum
 
 MOST_BROKEN = 32
 
 
-def comparison(compare: Compare, total: Total[Sum], broken: Sequence[str], now: float) -> Comparison:
-    """Return everything that a verdict is read from; `now` in seconds since 1970. Takes a second or so of CPU."""
+def comparison(compare: Compare, total: Total[Sum], scorers: Mapping[str, str], now: float) -> Comparison:
+    """
+    Return everything that a verdict is read from. Takes a second or so of CPU.
+
+    `scorers`: metric -> what its author must change. `now`: seconds since 1970.
+    """
     moment = Moment(int(now), total.progress.observed_seconds / 3600)
-    found = {name: _contrast(compare, part, moment) for name, part in total.sums.items()}
-    return Comparison(
-        contrasts=[found[name] for name in (PRODUCTION, CONTROL) if name in found],
-        instrument=found.get(INSTRUMENT),
-        broken=[*_internal(total.progress), *broken][:MOST_BROKEN],
-        lost_pairs=lost_pairs(total.progress, now),
-    )
+    sums = {name: cast("PairSum", part).summary for name, part in total.sums.items()}
+    found = contrasts.comparison(sums, compare.limits, moment)
+    told = [*_internal(total.progress, compare.limits), *_invalid(scorers, found, compare.limits)][:MOST_BROKEN]
+    return found.model_copy(update={"broken": told, "lost_pairs": lost_pairs(total.progress, now)})
 
 
 def lost(progress: Progress, now: float) -> dict[str, int]:
@@ -49,15 +50,24 @@ def lost_pairs(progress: Progress, now: float) -> int:
     return sum(progress.lost.values()) + math.ceil(unknown * share)
 
 
-def _contrast(compare: Compare, part: Sum, moment: Moment) -> Contrast:
-    return contrast(cast("PairSum", part).summary, compare.limits, moment)
+def _too_many(failed: int, of: int, limits: Limits) -> bool:
+    """One odd request must not end a test of thousands."""
+    return of >= limits.min_clusters and failed > limits.max_scorer_failures * of
 
 
-def _internal(progress: Progress) -> list[str]:
+def _internal(progress: Progress, limits: Limits) -> list[str]:
     count = progress.lost.get(INTERNAL, 0)
-    return [f"the collector itself failed on {count} requests; its log says where"] if count else []
+    if not _too_many(count, progress.ours, limits):
+        return []  # it counts among the lost ones
+    return [f"the collector itself failed on {count} requests; its log says where"]
 
 
-def invalid(scorers: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each scorer that its author must change."""
-    return [f"the scorer of {name}: {why}"[:160] for name, why in sorted(scorers.items())]
+def _invalid(scorers: Mapping[str, str], found: Comparison, limits: Limits) -> list[str]:
+    """Return a sentence for each scorer that its author must change, once it has failed on too many pairs."""
+    failing = {
+        reading.metric.name
+        for contrast in [*found.contrasts, *([found.instrument] if found.instrument else [])]
+        for reading in contrast.metrics
+        if _too_many(reading.scorer_failures, reading.pairs + reading.scorer_failures, limits)
+    }
+    return [f"the scorer of {name}: {why}"[:160] for name, why in sorted(scorers.items()) if name in failing]

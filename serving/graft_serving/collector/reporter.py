@@ -8,7 +8,7 @@ from collections.abc import Callable
 from graft_api.collect import CollectorReport, CollectorSettings, Compare
 from graft_api.comparison import Comparison
 from graft_serving.collector.comparing import Comparing, Equipment
-from graft_serving.collector.readings import comparison, invalid, lost
+from graft_serving.collector.readings import comparison, lost
 
 MOST_CAUSES = 32
 READ_SECONDS = 10.0
@@ -42,7 +42,7 @@ class Reporter:
         self._read_at = self._now()
         total = self._with.journal.chain.total
         self._commit, self._hours = total.sequence, total.progress.observed_seconds / 3600
-        self._comparison = comparison(compare, total, invalid(self._with.scoring.invalid), self._now())
+        self._comparison = comparison(compare, total, self._with.scoring.invalid, self._now())
         self._changed()
 
     def _due(self, compare: Compare) -> bool:

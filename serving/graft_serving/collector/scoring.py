@@ -1,8 +1,9 @@
 """
 From two answers to two values of each metric.
 
-A scorer that breaks is counted as broken and the metric is absent on both sides; it is never a wrong answer. An answer that never
-came is never scored: it is the worst value, whatever the scorer.
+A scorer that breaks is counted as broken and the metric is absent on both sides; it is never a wrong answer. Where it broke on one
+side only, that side has an exclusion: a version whose answers break scorers must not be measured by the rest of them. An answer that
+never came is never scored: it is the worst value, whatever the scorer, and so is one that is too large to be summed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from graft_evaluation.scorers import (
 from graft_evaluation.scorers import Score as Found
 from graft_serving.collector.answers import Said, Side
 from graft_serving.collector.questions import Question
+from graft_serving.collector.questions import Side as Whose
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Values:
 
     found: dict[str, Sides] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    broke: Whose | None = None
+    """The side on which alone a scorer broke; `BOTH` where several metrics differ in it."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,11 @@ class _Gauge:
     def against_production(self) -> bool:
         """Whether answers are held against production's, which then needs no scoring itself."""
         return self.scorer is not None and (self.scorer.llm_judge is not None or self.scorer.exact is not None)
+
+    @property
+    def tie(self) -> float:
+        """What production's own answer is worth, where answers are held against it."""
+        return oriented(self.metric, TIE if self.scorer is not None and self.scorer.llm_judge is not None else 1.0)
 
 
 class Scoring:
@@ -144,11 +153,13 @@ class Scoring:
             if values is None or side is None:
                 continue
             other = await self._value(gauge, trio, side, own=False)
-            broken = next((value for value in (production, other) if isinstance(value, str)), None)
-            if broken is None and not isinstance(production, str) and not isinstance(other, str):
+            if not isinstance(production, str) and not isinstance(other, str):
                 values.found[name] = (production, other)
-            elif broken is not None:
-                values.broken[name] = broken
+                continue
+            values.broken[name] = production if isinstance(production, str) else str(other)
+            whose = _broke(production, other)
+            if whose is not None and not gauge.against_production:  # such a scorer has seen both answers
+                values.broke = whose if values.broke in {None, whose} else Whose.BOTH
 
     async def _value(self, gauge: _Gauge, trio: Trio, side: Side, *, own: bool) -> float | str | None:
         """Return the value, None where the answer never came, or a word for what broke."""
@@ -157,11 +168,10 @@ class Scoring:
             return None
         if gauge.scorer is None or gauge.judge is None:
             return _in_reach(metric, _plain(gauge.measured.measure, said))
-        if own and gauge.against_production:
-            return oriented(metric, TIE) if metric.kind is Kind.MEAN else oriented(metric, 1.0)
-        if gauge.against_production and not came(metric, trio.production.said.ended):
-            # There is nothing to hold it against, and production's absence is counted already: any answer is better than none.
-            return oriented(metric, 1.0)
+        if gauge.against_production and (own or not came(metric, trio.production.said.ended)):
+            # Without production's answer there is nothing to hold it against. More than a tie would be a bonus that production, whose
+            # own value is never more, cannot have where the candidate's answer did not come.
+            return gauge.tie
         case = Case(
             Scored(said.text, said.ended is not Answer.LENGTH, said.tool_calls),
             (trio.production.said.text,) if gauge.against_production else (),
@@ -231,8 +241,14 @@ def _hardware(gauge: _Gauge, side: Side) -> float | None:
     return side.seconds if measure is Measure.LATENCY else side.first_byte_seconds
 
 
-def _in_reach(metric: Metric, value: float | None) -> float | str | None:
-    """Return the value, or that it is too large to be summed exactly: one such value must not end the test."""
+def _broke(production: float | str | None, other: float | str | None) -> Whose | None:
+    if isinstance(production, str) == isinstance(other, str):
+        return None
+    return Whose.INCUMBENT if isinstance(production, str) else Whose.CANDIDATE
+
+
+def _in_reach(metric: Metric, value: float | None) -> float | None:
+    """Return the value, or None, the worst, for one that is too large to be summed exactly: it must not end the test, nor be left out."""
     if value is not None and metric.kind is Kind.MEAN and not math.fabs(value) <= REACH * metric.resolution:
-        return "OutOfRange"
+        return None
     return value

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import cast
 
 import zstandard
 
-from graft_api.collect import PairLine
+from graft_api.collect import Compare, PairLine
+from graft_api.schema import canonical_json
 from graft_evaluation.paired import wire
 from graft_evaluation.paired.summary import Plan, Summary
+from graft_evaluation.pairs.contrasts import PRODUCTION, add_lines
+from graft_evaluation.pairs.lines import write_line
 from graft_serving.collector.chain import Algebra, Progress, Sealed, Sum
-from graft_serving.collector.pairs import PRODUCTION, add_lines, write_line
 
 LEVEL = 3
 KEPT_BYTES = 2048
@@ -40,6 +43,12 @@ def pair_algebra(plans: dict[str, Plan]) -> Algebra[Sum]:
         empty=lambda: {name: PairSum(Summary(plan)) for name, plan in plans.items()},
         read=lambda data: PairSum(wire.from_bytes(data)),
     )
+
+
+def test_digest(compare: Compare) -> str:
+    """Return what tells one test from all others: itself, its versions, and what is measured of them."""
+    told = compare.model_dump(mode="json", by_alias=True, include={"uid", "incumbent", "candidate", "metrics", "control_share"})
+    return sha256(canonical_json(told)).hexdigest()
 
 
 class PairSegment:

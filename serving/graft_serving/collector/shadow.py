@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -140,23 +141,29 @@ class Gate:
         """How often it came up."""
 
     async def ask(self, question: Callable[[], Awaitable[Reply]], expired: Callable[[], bool]) -> Reply:
-        """Ask, again and again until the shadow has begun to answer. Raises `GivenUpError` once `expired` says so."""
-        while self.away is None:
-            try:
-                return await question()
-            except AwayError as error:
-                self._shut(str(error))
-        async with self._trying:
-            while not expired():
-                try:
-                    reply = await question()
-                except AwayError as error:
-                    self._shut(str(error))
-                    await asyncio.sleep(self._backoff.next())
+        """Ask, again and again until the shadow has begun to answer. Raises `GivenUpError` once `expired` says so while it is shut."""
+        while True:
+            if self.away is None:
+                with suppress(AwayError):
+                    return await self._asked(question)
+            async with self._trying:
+                # Whoever had the lock before may have found it up: then all who wait go on at once, beside each other.
+                if self.away is None:
                     continue
-                self._open()
-                return reply
-        raise GivenUpError
+                if expired():
+                    raise GivenUpError
+                with suppress(AwayError):
+                    return await self._asked(question)
+                await asyncio.sleep(self._backoff.next())
+
+    async def _asked(self, question: Callable[[], Awaitable[Reply]]) -> Reply:
+        try:
+            reply = await question()
+        except AwayError as error:
+            self._shut(str(error))
+            raise
+        self._open()
+        return reply
 
     def _shut(self, why: str) -> None:
         if self.away != why:

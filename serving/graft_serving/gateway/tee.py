@@ -78,13 +78,13 @@ class ExchangeTee:
     def choose(self, exchange: Exchange, raw: bytes, body: Body, epoch: int, *, named: bool) -> None:
         """Give the exchange its number, and keep it if it can be kept."""
         self._queue.numbered += 1
-        mirrored = Mirrored(self._queue, raw, epoch, named=named)
-        if mirrored.given_up:
-            return
-        if repeatable(body):
-            exchange.mirrored = mirrored
+        if not repeatable(body):
+            self._queue.drop(Dropped.NOT_REPEATABLE, 0)
+        elif not self._queue.admits(exchange.conversation):
+            self._queue.drop(Dropped.QUEUE_FULL, 0)
         else:
-            mirrored.give_up(Dropped.NOT_REPEATABLE)
+            mirrored = Mirrored(self._queue, raw, epoch, named=named)
+            exchange.mirrored = None if mirrored.given_up else mirrored
 
     def completed(self, exchange: Exchange) -> None:
         """See `Observer`."""

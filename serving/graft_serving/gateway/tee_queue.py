@@ -3,6 +3,10 @@ What is kept of exchanges until the collector has them: bounded in bytes, from a
 
 Every byte is charged when it is kept and given back when it is sent or dropped, so that `held` is all that the tee holds, exchanges
 under way included.
+
+Whoever is refused when the queue fills is decided by a hash of the conversation, before anything is kept: nested, so that those who
+are kept at one fullness are kept at every smaller one, and blind to how long requests and answers are. Up to the bound there is room
+left for the answers of those who are admitted; only beyond it exchanges under way are given up.
 """
 
 from __future__ import annotations
@@ -11,12 +15,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from graft_api.tee import Dropped
 from graft_serving.gateway.tee_frames import Frame, size_of
 
 SHARES = 4
 """One exchange may take this part of the queue: a long one must not push out everybody else's."""
+CALM, CLOSED = 0.5, 0.75
+"""Of the queue: up to the first everybody is admitted, from the second on nobody is, between them a share of conversations."""
 FRAME_BYTES = 256
 """What Python takes for a frame beside its bytes."""
 MOST_FRAMES = 2000
@@ -57,6 +64,14 @@ class TeeQueue:
     def bound(self, most: int) -> None:
         """Hold at most so many bytes from now on. What is more already goes as it can."""
         self._most, self._share = most, most // SHARES
+
+    def admits(self, conversation: bytes) -> bool:
+        """Whether an exchange of this conversation may be kept. The fullness decides how many, a hash decides who."""
+        share = (CLOSED * self._most - self.held) / ((CLOSED - CALM) * self._most) if self._most else 0.0
+        if share >= 1:
+            return True
+        point = int.from_bytes(blake2b(conversation, digest_size=8, person=b"graft-tee-room").digest(), "big")
+        return point < share * 2**64
 
     def take(self, one: int, more: int) -> Dropped | None:
         """Charge `more` bytes for an exchange that then has `one` of them. Returns why it must be given up instead, if it must."""

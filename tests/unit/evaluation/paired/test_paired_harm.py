@@ -19,7 +19,8 @@ PRIMARY = ERRORS.model_copy(update={"role": Role.PRIMARY, "margin": 0.0})
 def table(pairs: np.ndarray, incumbent: np.ndarray, candidate: np.ndarray, apart: np.ndarray, level: int = 0) -> Conversations:
     """Conversations that close one after the other, PER_HOUR an hour."""
     count = len(pairs)
-    sums = np.stack([pairs, pairs, incumbent, candidate, apart], axis=1).astype(np.int64)
+    none = np.zeros(count)
+    sums = np.stack([pairs, pairs, incumbent, candidate, apart, none, none], axis=1).astype(np.int64)
     return Conversations(level, np.arange(count, dtype=np.uint64), np.arange(count) // PER_HOUR, sums)
 
 
@@ -32,7 +33,7 @@ def traffic(seed: int, worse: float) -> Conversations:
 
 
 def one(metric: Metric, conversations: Conversations, now: int) -> HarmReading:
-    return read(Plan("production", (metric,), 1), conversations, now, 0)[metric.name]
+    return read(Plan("production", (metric,), 1), conversations, now, 0, 1)[metric.name]
 
 
 def first_stop(metric: Metric, conversations: Conversations) -> int | None:
@@ -93,7 +94,7 @@ def test_only_closed_conversations_are_read() -> None:
     conversations = traffic(1, 0.2)
     plan = Plan("production", (ERRORS,), 1)
 
-    open_ = read(plan, conversations, now=20, idle_seconds=5)["errors"]
+    open_ = read(plan, conversations, now=20, idle_seconds=5, sharing=1)["errors"]
 
     assert open_.clusters == 16 * PER_HOUR
 
@@ -131,7 +132,7 @@ def test_a_relative_margin_is_a_share_of_the_incumbents_value() -> None:
         role=Role.GUARDRAIL,
         margin=0.1,
         scale=Scale.RELATIVE,
-        worst=4096.0,
+        worst=200.0,
         resolution=1.0,
     )
 
@@ -150,16 +151,60 @@ def test_metrics_and_levels_share_one_error() -> None:
     sampled = Conversations(3, conversations.keys, conversations.last, conversations.sums)
 
     alone = one(ERRORS, conversations, HOURS).high
-    shared = read(Plan("production", others, 1), several, HOURS, 0)
+    shared = read(Plan("production", others, 1), several, HOURS, 0, 3)
     levelled = one(ERRORS, sampled, HOURS).high
+    elsewhere = read(Plan("production", (ERRORS,), 1), conversations, HOURS, 0, 3)["errors"].high
 
     assert alone is not None
     assert all(reading.high is not None and reading.high > alone for reading in shared.values())
     assert levelled is not None
     assert levelled > alone
+    assert elsewhere == shared["m0"].high, "it does not matter in which contrast the others are"
 
 
 def test_an_informational_metric_stops_nothing() -> None:
     informational = ERRORS.model_copy(update={"role": Role.INFORMATIONAL})
 
-    assert read(Plan("production", (informational,), 1), traffic(1, 0.3), HOURS, 0) == {}
+    assert read(Plan("production", (informational,), 1), traffic(1, 0.3), HOURS, 0, 1) == {}
+
+
+def week_of_timeouts(seed: int, share: float, *, longer: bool = False) -> tuple[Plan, Conversations]:
+    """
+    Tokens of one pair per conversation; as many answers never come on either side, and each weighs 20 times the mean.
+
+    Or they all come of the candidate, whose answers are longer by just as much.
+    """
+    chance = np.random.default_rng([seed, 9])
+    count = HOURS * PER_HOUR
+    tokens = Metric(name="m", kind=Kind.MEAN, direction=Direction.LOWER, role=Role.PRIMARY, worst=4096.0, resolution=1.0)
+    b, c = (np.where(chance.random(count) < part, 4096, np.rint(chance.normal(200, 20, count))) for part in (share, 0 if longer else share))
+    if longer:
+        c = c + round(share * (4096 - 200))
+    ones, only_b, only_c = np.ones(count), (b == 4096) & (c < 4096), (c == 4096) & (b < 4096)
+    sums = np.stack([ones, ones, b, c, np.abs(c - b), only_b, only_c], axis=1).astype(np.int64)
+    return Plan("production", (tokens,), 1), Conversations(0, np.arange(count, dtype=np.uint64), np.arange(count) // PER_HOUR, sums)
+
+
+@pytest.mark.parametrize(
+    ("share", "longer"),
+    [
+        pytest.param(0.005, False, id="on both sides alike"),
+        pytest.param(0.002, True, id="the incumbent's, and longer answers of the candidate that make up for them"),
+    ],
+)
+def test_a_mean_with_rare_timeouts_is_not_stopped(share: float, longer: bool) -> None:
+    stopped = 0
+    for seed in range(40):
+        plan, conversations = week_of_timeouts(seed, share, longer=longer)
+        stopped += any(read(plan, conversations, hour, 0, 1)["m"].shown for hour in range(0, HOURS, 4))
+
+    assert stopped <= stats.binom(40, HARM_ALPHA).ppf(1 - 1e-3)
+
+
+def test_a_mean_of_many_timeouts_is_stopped() -> None:
+    plan, conversations = week_of_timeouts(1, 0.0)
+    sums = conversations.sums.copy()
+    late = np.arange(len(sums)) % 5 == 0
+    sums[late, 3], sums[late, 4], sums[late, 6] = 4096, 4096 - sums[late, 2], 1
+
+    assert read(plan, Conversations(0, conversations.keys, conversations.last, sums), HOURS, 0, 1)["m"].shown

@@ -35,7 +35,7 @@ def estimate(metric: Metric, conversation: np.ndarray, b: np.ndarray, c: np.ndar
     summary.add(batch(conversation, b, c))
     if metric.kind is Kind.QUANTILE:
         return of_bins(metric, summary.bins[0].sum(axis=0, dtype=np.uint32), WEIGHTS)
-    return of_sums(metric, summary.sums[0].sum(axis=0), WEIGHTS)
+    return of_sums(metric, summary.sums[0].sum(axis=0), WEIGHTS, summary.alone[0].sum(axis=0))
 
 
 def sides(pairs: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -146,21 +146,153 @@ def test_the_relative_interval_is_the_set_of_margins_that_the_linear_contrast_do
 def test_lower_is_better_turns_everything_round() -> None:
     b, c = sides(500)
 
-    higher, lower = (estimate(MEAN.model_copy(update={"direction": way}), np.arange(500), b, c) for way in (HIGHER, LOWER))
+    ways = ({"direction": HIGHER, "worst": -10.0}, {"direction": LOWER, "worst": 10.0})
+    higher, lower = (estimate(MEAN.model_copy(update=way), np.arange(500), b, c) for way in ways)
 
     assert (lower.improvement, lower.low, lower.high) == (-higher.improvement, -higher.high, -higher.low)
     assert (lower.incumbent, lower.candidate) == (higher.incumbent, higher.candidate)
 
 
-def test_equal_answers_of_a_bounded_mean_have_an_interval_and_of_an_unbounded_one_none() -> None:
+@pytest.mark.parametrize(
+    ("metric", "per_unit"),
+    [
+        pytest.param(MEAN.model_copy(update={"worst": 0.0, "best": 1.0}), 1.0, id="a bounded mean: its range"),
+        pytest.param(MEAN.model_copy(update={"worst": 0.0, "best": 1.0, "scale": Scale.RELATIVE}), 1 / 0.7, id="relative"),
+        pytest.param(MEAN, 10.7, id="a mean with one end: how far the worst is"),
+        pytest.param(MEAN.model_copy(update={"scale": Scale.RELATIVE}), 10.7 / 0.7, id="likewise relative"),
+    ],
+)
+def test_equal_answers_agree_but_for_the_pairs_that_could_differ_unseen(metric: Metric, per_unit: float) -> None:
     same = np.full(300, 0.7)
 
-    bounded = estimate(MEAN.model_copy(update={"worst": 0.0, "best": 1.0}), np.arange(300), same, same)
+    found = estimate(metric, np.arange(300), same, same)
 
-    assert bounded.low < 0 < bounded.high
-    assert (bounded.low, bounded.high) == pytest.approx((tango(0, 0, 300).low, tango(0, 0, 300).high), rel=0.03)
+    assert found.improvement == 0
+    assert (found.low, found.high) == pytest.approx((tango(0, 0, 300).low * per_unit, tango(0, 0, 300).high * per_unit), rel=0.03)
+
+
+@pytest.mark.parametrize("scale", list(Scale))
+def test_equal_proportions_agree(scale: Scale) -> None:
+    same = np.arange(900) % 3 == 0
+
+    found = estimate(PROPORTION.model_copy(update={"scale": scale}), np.arange(900), same, same)
+
+    per_unit = 3 if scale is Scale.RELATIVE else 1
+    assert (found.improvement, found.low, found.high) == pytest.approx(
+        (0, tango(0, 0, 900).low * per_unit, tango(0, 0, 900).high * per_unit), rel=0.03
+    )
+
+
+def test_equal_quantiles_agree() -> None:
+    same = np.random.default_rng(2).lognormal(0, 0.5, 300)
+
+    found = estimate(MEDIAN, np.arange(300), same, same)
+
+    assert (found.low, found.improvement, found.high) == (0, 0, 0)
+
+
+def test_a_few_different_answers_of_an_unbounded_mean_have_no_interval() -> None:
+    b, c = np.full(300, 0.7), np.full(300, 0.7)
+    c[:5] = 0.8
+
     with pytest.raises(TooLittleError, match="differ"):
-        estimate(MEAN, np.arange(300), same, same)
+        estimate(MEAN, np.arange(300), b, c)
+
+
+def test_so_few_conversations_worth_say_nothing() -> None:
+    conversation = np.concatenate([np.repeat(np.arange(5), 300), np.arange(5, 200)])
+    b, c = sides(len(conversation))
+
+    for metric in (MEAN, PROPORTION, MEDIAN):
+        values = (b, c) if metric is MEAN else (np.abs(b) > 1, np.abs(c) > 1)
+        with pytest.raises(TooLittleError, match=r"worth [0-9.]+ conversations, 10 are needed"):
+            estimate(metric, conversation, *values)
+
+
+TOKENS = Metric(name="tokens", kind=Kind.MEAN, direction=LOWER, role=Role.GUARDRAIL, worst=4096.0, margin=4096 * 0.01)
+
+
+def with_timeouts(seed: int, of_b: float, of_c: float, pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that are alike, but for the answers that never came: each weighs twenty times the mean."""
+    chance = np.random.default_rng([seed, 31])
+    common = chance.normal(200, 20, pairs)
+    b, c = (common + chance.normal(0, 5, pairs) for _ in range(2))
+    return np.where(chance.random(pairs) < of_b, 4096, b), np.where(chance.random(pairs) < of_c, 4096, c)
+
+
+def test_a_mean_with_rare_timeouts_is_covered_and_does_not_pass_at_its_margin() -> None:
+    tests, covered, passed = 150, 0, 0
+    truth = 0.006 * (4096 - 200)
+    for seed in range(tests):
+        b, c = with_timeouts(seed, 0.0, 0.006, 1000)
+        found = estimate(TOKENS, np.arange(1000), b, c, seed)
+        covered += found.low <= -truth <= found.high
+        passed += found.low > -truth
+
+    assert covered >= stats.binom(tests, 0.95).ppf(1e-4)
+    # Percentiles of all values pass nine of these.
+    assert passed <= stats.binom(tests, 0.025).ppf(0.9)
+
+
+def test_what_timeouts_do_to_a_mean_is_tangos_interval_beside_the_t_interval_of_the_rest() -> None:
+    b, c = with_timeouts(3, 0.0, 0.0, 1000)
+    c[:8] = 4096
+
+    found = estimate(TOKENS, np.arange(1000), b, c)
+
+    weight = 4096 - (b.mean() + c.mean()) / 2
+    rest, rare = stats.ttest_rel(b[8:], c[8:]).confidence_interval(0.95), tango(8, 0, 1000)
+    half = (rest.high - rest.low) / 2
+    assert found.improvement == pytest.approx((b - c).mean(), abs=1e-4)
+    assert found.candidate == pytest.approx(c.mean(), abs=1e-4)
+    assert found.improvement - found.low == pytest.approx(math.hypot((rare.high - 0.008) * weight, half), rel=0.03)
+    assert found.high - found.improvement == pytest.approx(math.hypot((0.008 - rare.low) * weight, half), rel=0.03)
+
+
+@pytest.mark.parametrize(("heavy", "reason"), [pytest.param(30, None, id="light"), pytest.param(60, "of the measured pairs", id="heavy")])
+def test_a_conversation_may_not_be_too_much_of_the_pairs_of_one_metric(heavy: int, reason: str | None) -> None:
+    conversation = np.concatenate([np.zeros(heavy), np.arange(1, 2000)])
+    b, c = sides(len(conversation))
+    b[heavy + 400 :] = c[heavy + 400 :] = np.nan
+    summary = Summary(Plan("production", (MEAN,), 7))
+    summary.add(batch(conversation, b, c))
+
+    found = contrast(summary, Limits(), Moment(now=0, hours=1.0))
+
+    assert found.largest_cluster_share < 0.1
+    assert (found.metrics[0].overall is None) == (reason is not None)
+    assert (reason or "") in (found.metrics[0].reason or "")
+
+
+@pytest.mark.parametrize("metric", [MEAN, MEDIAN], ids=["mean", "quantile"])
+@pytest.mark.parametrize(("openings", "expected"), [(300, True), (20, False)])
+def test_first_turns_of_a_metric_need_enough_conversations_of_their_own(metric: Metric, openings: int, expected: bool) -> None:
+    conversation = np.repeat(np.arange(600), 2)
+    first = np.arange(1200) % 2 == 0
+    b, c = (np.exp(side) for side in sides(1200))
+    unsampled = first & (conversation >= openings)
+    b[unsampled] = c[unsampled] = np.nan
+    summary = Summary(Plan("production", (metric,), 7))
+    summary.add(Batch(conversation.astype(np.uint64), first, np.arange(1200), b[None], c[None]))
+
+    reading = contrast(summary, Limits(), Moment(now=0, hours=1.0)).metrics[0]
+
+    assert reading.overall is not None
+    assert (reading.first_turn is not None) is expected
+
+
+@pytest.mark.parametrize("metric", [MEAN, MEDIAN], ids=["mean", "quantile"])
+def test_many_first_turns_of_one_opening_are_one_conversation(metric: Metric) -> None:
+    conversation = np.concatenate([np.zeros(90), np.arange(1, 1200)])
+    first = np.arange(len(conversation)) < 120
+    b, c = (np.exp(side) for side in sides(len(conversation)))
+    summary = Summary(Plan("production", (metric,), 7))
+    summary.add(Batch(conversation.astype(np.uint64), first, np.arange(len(conversation)), b[None], c[None]))
+
+    reading = contrast(summary, Limits(), Moment(now=0, hours=1.0)).metrics[0]
+
+    assert reading.overall is not None
+    assert reading.first_turn is None
 
 
 def test_too_few_beyond_a_quantile_give_no_interval() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from graft_api.comparison import Direction, Estimate, Kind, Limits, Metric, Role
 from graft_evaluation.paired.batch import Batch
-from graft_evaluation.paired.outcomes import Answer, value, worst
+from graft_evaluation.paired.outcomes import Answer, clipped, counted, value, worst
 from graft_evaluation.paired.reading import Moment, contrast
 from graft_evaluation.paired.summary import Plan, Summary
 
@@ -43,6 +43,48 @@ def test_the_worst_is_on_the_bad_side(metric: Metric, expected: float) -> None:
 )
 def test_what_an_answer_counts_as(metric: Metric, answer: Answer, measured: float | None, expected: float) -> None:
     assert value(metric, answer, measured) == expected
+
+
+@pytest.mark.parametrize(
+    ("metric", "measured", "expected"),
+    [
+        pytest.param(SCORE, -7.0, -1.0, id="no score is worse than none"),
+        pytest.param(SCORE, 7.0, 1.0, id="nor better than the best"),
+        pytest.param(SCORE, 1e300, -1.0, id="what cannot be summed is the worst, not left out"),
+        pytest.param(SCORE, math.inf, -1.0, id="whichever way"),
+        pytest.param(SCORE, -math.inf, -1.0, id="or the other"),
+        pytest.param(LIMITED, 70.0, 60.0, id="a slow answer is not slower than none"),
+        pytest.param(LIMITED, math.inf, 60.0, id="however slow"),
+        pytest.param(LATENCY, math.inf, math.inf, id="a quantile knows infinity"),
+        pytest.param(LATENCY, -1.0, math.inf, id="but nothing negative"),
+        pytest.param(RATE, -1.0, 0.0, id="where more is better, too"),
+        pytest.param(RATE, 5.0, 5.0, id="a quantity is what it is"),
+    ],
+)
+def test_what_a_measured_value_counts_as(metric: Metric, measured: float, expected: float) -> None:
+    assert counted(metric, measured) == expected
+    assert value(metric, Answer.COMPLETE, measured) == expected
+
+
+def test_a_proportion_of_halves_is_the_scorers_fault() -> None:
+    with pytest.raises(ValueError, match="0 and 1"):
+        counted(ERRORS, 0.5)
+
+
+def test_clipping_leaves_what_did_not_come_alone() -> None:
+    assert clipped(SCORE, np.array([np.nan, 0.5, -3.0])).tolist()[1:] == [0.5, -1.0]
+    assert math.isnan(clipped(SCORE, np.array([np.nan]))[0])
+
+
+@pytest.mark.parametrize("metric", [SCORE, LIMITED], ids=["mean", "quantile"])
+def test_a_timeout_never_beats_a_complete_answer(metric: Metric) -> None:
+    terrible = -50.0 if metric is SCORE else 500.0
+    summary = Summary(Plan("production", (metric,), 1))
+    sides = np.array([[terrible, terrible]]), np.array([[worst(metric), np.nan]])
+    summary.add(Batch(np.arange(2, dtype=np.uint64), np.ones(2, bool), np.arange(2), *sides))
+
+    assert summary.sums[..., 3].sum() == 0, "nothing is apart"
+    assert (summary.bins[:, :, 0] == summary.bins[:, :, 1]).all()
 
 
 def measured(*, dropping: bool) -> Estimate:

@@ -1,7 +1,11 @@
 """From pairs to the verdict, on traffic whose truth is known."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graft_api.comparison import Clock, Comparison, Contrast, Direction, Kind, Limits, Metric, Outcome, Role, Scale
 from graft_evaluation.paired.batch import Batch
@@ -23,6 +27,7 @@ LATENCY = Metric(
 )
 AT_END = Clock(elapsed=168, duration=168, max_duration=336)
 END = 168 * 3600
+UNCHECKED = Limits(require_instrument=False)
 
 
 def pairs(seed: int, conversations: int, incumbent: tuple[float, ...], candidate: tuple[float, ...]) -> Batch:
@@ -62,7 +67,7 @@ def read(metrics: tuple[Metric, ...], batch: Batch, name: str = "production") ->
 def test_a_week_of_traffic_gets_the_verdict_it_deserves(candidate: tuple[float, ...], outcome: Outcome) -> None:
     found = read((ERRORS, SCORE, LATENCY), pairs(3, 800, (0.30, 0.6, 1.0), candidate))
 
-    judged = verdict(Comparison(contrasts=[found]), Limits(), AT_END)
+    judged = verdict(Comparison(contrasts=[found]), UNCHECKED, AT_END)
 
     assert judged.outcome is outcome
 
@@ -96,7 +101,7 @@ def test_a_shadow_on_slower_hardware_does_not_fail_a_good_candidate() -> None:
     control = pairs(4, 500, (0.30, 0.6, 2.0), (0.20, 0.6, 2.0))
     alone = Batch(control.clusters, control.first_turn, control.seconds, control.incumbent[2:], control.candidate[2:])
 
-    judged = verdict(Comparison(contrasts=[production, read((LATENCY,), alone, "control")]), Limits(), AT_END)
+    judged = verdict(Comparison(contrasts=[production, read((LATENCY,), alone, "control")]), UNCHECKED, AT_END)
 
     assert judged.outcome is Outcome.PASSED
     assert [(one.contrast, one.outcome) for one in judged.metrics if one.name == "latency"] == [
@@ -146,3 +151,71 @@ def test_the_forecast_stands_beside_the_estimate() -> None:
 def _one_metric(batch: Batch, index: int) -> tuple[np.ndarray, ...]:
     here = slice(index, index + 1)
     return batch.clusters, batch.first_turn, batch.seconds, batch.incumbent[here], batch.candidate[here]
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        pytest.param(SCORE, id="absolute"),
+        pytest.param(SCORE.model_copy(update={"scale": Scale.RELATIVE}), id="relative"),
+        pytest.param(SCORE.model_copy(update={"scale": Scale.RELATIVE, "best": None}), id="relative, of a mean with one end"),
+    ],
+)
+def test_an_a_a_test_at_temperature_0_agrees_with_itself(score: Metric) -> None:
+    batch = pairs(3, 400, (0.30, 0.6, 1.0), (0.30, 0.6, 1.0))
+    same = Batch(batch.clusters, batch.first_turn, batch.seconds, batch.incumbent, batch.incumbent)
+    metrics = (ERRORS, score, LATENCY)
+
+    judged = verdict(Comparison(contrasts=[read(metrics, same)], instrument=read(metrics, same, "instrument")), Limits(), AT_END)
+
+    assert [metric.outcome for metric in judged.metrics] == [Outcome.INCONCLUSIVE, Outcome.PASSED, Outcome.PASSED]
+    assert judged.outcome is Outcome.INCONCLUSIVE
+    assert "compile errors did not change" in judged.sentence
+
+
+def test_harm_is_shared_by_all_contrasts() -> None:
+    summary = Summary(Plan("production", (ERRORS, SCORE, LATENCY), 7))
+    summary.add(pairs(3, 800, (0.30, 0.6, 1.0), (0.35, 0.6, 1.0)))
+    highs = []
+    for watched in (2, 5, 8, None):
+        harm = contrast(summary, Limits(), Moment(now=END, hours=168.0, watched=watched)).metrics[0].harm
+        assert harm is not None
+        highs.append(harm.high)
+
+    assert highs[0] < highs[1] < highs[2]
+    assert highs[3] == highs[2], "not told how many, as many as there can be: two metrics in four contrasts"
+
+
+KINDS = (
+    Metric(name="p", kind=Kind.PROPORTION, direction=Direction.LOWER, role=Role.PRIMARY),
+    Metric(name="m", kind=Kind.MEAN, direction=Direction.LOWER, role=Role.PRIMARY, worst=1000.0),
+    Metric(name="mb", kind=Kind.MEAN, direction=Direction.HIGHER, role=Role.PRIMARY, worst=0.0, best=1.0, resolution=0.7),
+    Metric(name="q", kind=Kind.QUANTILE, quantile=0.9, direction=Direction.LOWER, role=Role.PRIMARY),
+    Metric(name="qw", kind=Kind.QUANTILE, quantile=0.5, direction=Direction.HIGHER, role=Role.PRIMARY, worst=0.0),
+)
+VALUES = {
+    "p": st.sampled_from([0.0, 1.0, math.nan]),
+    "m": st.sampled_from([0.0, -3.0, 5.0, 1000.0, 1e9, -60_000.0, math.nan]),
+    "mb": st.sampled_from([0.0, 0.5, 1.0, 7.0, math.nan]),
+    "q": st.sampled_from([0.0, 1.0, 1e300, math.inf, math.nan]),
+    "qw": st.sampled_from([0.0, 1e-9, 1.0, math.inf, math.nan]),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_legal_data_breaks_a_reading(data: st.DataObject) -> None:
+    metrics = tuple(metric.model_copy(update={"scale": data.draw(st.sampled_from(list(Scale)))}) for metric in KINDS)
+    count, groups = data.draw(st.integers(1, 400)), data.draw(st.sampled_from([1, 2, 30, 400]))
+    chance = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    few = [data.draw(st.lists(VALUES[metric.name], min_size=1, max_size=3)) for metric in metrics]
+    sides = [np.stack([chance.choice(values, count) for values in few]) for _ in range(2)]
+    summary = Summary(Plan("production", metrics, 7, buckets=data.draw(st.sampled_from([2, 64]))))
+    keys = chance.integers(0, groups, count).astype(np.uint64)
+    summary.add(Batch(keys, chance.random(count) < data.draw(st.sampled_from([0.0, 0.1, 1.0])), np.arange(count), *sides))
+
+    found = contrast(summary, Limits(min_clusters=20, max_cluster_share=1.0), Moment(now=END, hours=1.0), replicates=20)
+
+    for reading in found.metrics:
+        assert (reading.overall is None) == (reading.reason is not None)
+        assert reading.overall is None or reading.overall.low <= reading.overall.improvement <= reading.overall.high

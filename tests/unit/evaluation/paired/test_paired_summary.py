@@ -20,7 +20,7 @@ from graft_evaluation.paired.wire import from_bytes, read, to_bytes, write
 
 METRICS = (
     Metric(name="errors", kind=Kind.PROPORTION, direction=Direction.LOWER, role=Role.PRIMARY),
-    Metric(name="score", kind=Kind.MEAN, direction=Direction.HIGHER, role=Role.GUARDRAIL, margin=0.02, worst=0.0, best=1.0),
+    Metric(name="score", kind=Kind.MEAN, direction=Direction.HIGHER, role=Role.GUARDRAIL, margin=0.02, worst=0.0),
     Metric(name="latency", kind=Kind.QUANTILE, quantile=0.9, direction=Direction.LOWER, role=Role.GUARDRAIL, margin=0.1),
 )
 PLAN = Plan("production", METRICS, seed=7, buckets=64, capacity=64)

@@ -56,7 +56,7 @@ WORSE, UNSURE = interval(-0.1, -0.12, -0.08), interval(0, -0.1, 0.1)
 
 
 def reading(metric: Metric, overall: Estimate | None, **more: Any) -> MetricReading:
-    return MetricReading(metric=metric, overall=overall, clusters=300, **more)
+    return MetricReading(**{"metric": metric, "overall": overall, "clusters": 300, "pairs": 1000} | more)
 
 
 def contrast(*readings: MetricReading, **more: Any) -> Contrast:
@@ -73,6 +73,9 @@ HEAVY = contrast(reading(PRIMARY, None), largest_cluster_share=0.3)
 def excluded(incumbent: int, candidate: int, both: int = 0) -> Contrast:
     sides = (("Incumbent", incumbent), ("Candidate", candidate), ("Both", both))
     return GOOD.model_copy(update={"exclusions": [Exclusion(cause="cancelled", side=side, count=count) for side, count in sides]})
+
+
+UNCHECKED = Limits(require_instrument=False)
 
 
 def with_instrument(*readings: MetricReading) -> Comparison:
@@ -164,7 +167,41 @@ def alone(*readings: MetricReading) -> Comparison:
             Comparison(contrasts=[HARMED], broken=["judge: 401"]), BEFORE, Outcome.ERROR, "judge", id="a broken instrument shows no harm"
         ),
         pytest.param(
-            alone(reading(PRIMARY, BETTER, scorer_failures=60)), AT_END, Outcome.ERROR, "failed on 6.0%", id="a scorer that fails too often"
+            alone(reading(PRIMARY, BETTER, scorer_failures=60)), AT_END, Outcome.ERROR, "failed on 5.7%", id="a scorer that fails too often"
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, BETTER, pairs=100, scorer_failures=10)),
+            AT_END,
+            Outcome.ERROR,
+            "failed on 9.1%",
+            id="too often of the pairs that it was asked, not of all",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, None, pairs=0, scorer_failures=100)), BEFORE, Outcome.ERROR, "100.0%", id="a scorer that always fails"
+        ),
+        pytest.param(
+            with_instrument(reading(PRIMARY, SAME, scorer_failures=60)), AT_END, Outcome.ERROR, "failed on", id="a scorer of the instrument"
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, WORSE, first_turn=BETTER)),
+            AT_END,
+            Outcome.INCONCLUSIVE,
+            "fell by 12.1 points [9.8, 14.4], more than the 0.0 it had to: this contradicts",
+            id="first turns that say the opposite contradict a failure",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, WORSE, first_turn=BETTER), reading(GUARDRAIL, WORSE)),
+            AT_END,
+            Outcome.FAILED,
+            "refusals",
+            id="but not another metric's",
+        ),
+        pytest.param(
+            Comparison(contrasts=[excluded(0, 30, 9000)]),
+            AT_END,
+            Outcome.INCONCLUSIVE,
+            "2.9%",
+            id="what both sides excluded does not hide a difference",
         ),
         pytest.param(alone(reading(PRIMARY, BETTER, scorer_failures=40)), AT_END, Outcome.PASSED, "fell", id="a scorer that fails rarely"),
         pytest.param(
@@ -178,7 +215,25 @@ def alone(*readings: MetricReading) -> Comparison:
             with_instrument(reading(GUARDRAIL, interval(0.02, 0.01, 0.03))), AT_END, Outcome.ERROR, "differ", id="in either direction"
         ),
         pytest.param(
-            with_instrument(reading(GUARDRAIL, interval(-0.006, -0.008, -0.004))), AT_END, Outcome.PASSED, "fell", id="unless by chance"
+            with_instrument(reading(GUARDRAIL, interval(-0.006, -0.008, -0.004))),
+            AT_END,
+            Outcome.INCONCLUSIVE,
+            "the same model, differ in refusals",
+            id="one that seems to be off, and differs, is a doubt",
+        ),
+        pytest.param(
+            with_instrument(reading(GUARDRAIL, interval(-0.006, -0.013, 0.001))),
+            AT_END,
+            Outcome.PASSED,
+            "fell",
+            id="unless it may be chance",
+        ),
+        pytest.param(
+            with_instrument(reading(GUARDRAIL, interval(-0.004, -0.008, -0.001))),
+            AT_END,
+            Outcome.PASSED,
+            "fell",
+            id="or differs by no more than half a margin",
         ),
         pytest.param(
             with_instrument(reading(PRIMARY, interval(0.09, 0.08, 0.1))),
@@ -195,11 +250,34 @@ def alone(*readings: MetricReading) -> Comparison:
     ],
 )
 def test_the_verdict(comparison: Comparison, clock: Clock, outcome: Outcome, says: str) -> None:
-    found = verdict(comparison, Limits(), clock)
+    found = verdict(comparison, UNCHECKED, clock)
 
     assert found.outcome is outcome
     assert says in found.sentence
     assert found.sentence.startswith(f"{outcome.value}: ")
+
+
+@pytest.mark.parametrize(
+    ("comparison", "limits", "outcome"),
+    [
+        pytest.param(Comparison(contrasts=[GOOD]), Limits(), Outcome.INCONCLUSIVE, id="without an instrument nothing passes"),
+        pytest.param(Comparison(contrasts=[GOOD]), UNCHECKED, Outcome.PASSED, id="unless that was asked for"),
+        pytest.param(alone(reading(PRIMARY, WORSE)), Limits(), Outcome.FAILED, id="but it fails"),
+        pytest.param(with_instrument(reading(PRIMARY, SAME)), Limits(), Outcome.INCONCLUSIVE, id="every metric is checked"),
+        pytest.param(with_instrument(reading(PRIMARY, SAME), reading(GUARDRAIL, SAME)), Limits(), Outcome.PASSED, id="all were"),
+        pytest.param(
+            Comparison(
+                contrasts=[GOOD, contrast(reading(LATENCY, interval(0.0, -0.01, 0.01)), name="control")],
+                instrument=contrast(reading(PRIMARY, SAME), reading(GUARDRAIL, SAME), name="instrument"),
+            ),
+            Limits(),
+            Outcome.PASSED,
+            id="but those of the control share, where both sides are measured alike",
+        ),
+    ],
+)
+def test_a_pass_needs_an_instrument_that_was_held_against_itself(comparison: Comparison, limits: Limits, outcome: Outcome) -> None:
+    assert verdict(comparison, limits, AT_END).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -273,7 +351,11 @@ def test_the_verdict_needs_no_numpy() -> None:
         pytest.param({"kind": Kind.QUANTILE}, "quantile belongs", id="a quantile without its q"),
         pytest.param({"kind": Kind.MEAN}, "never came", id="a mean without its worst"),
         pytest.param({"kind": Kind.MEAN, "worst": 0.0, "best": 1.0}, "better than worst", id="lower is better, and best is above worst"),
-        pytest.param({"kind": Kind.PROPORTION, "worst": 0.5}, "0 or 1", id="half an event"),
+        pytest.param({"kind": Kind.PROPORTION, "worst": 0.5}, "bad end", id="half an event"),
+        pytest.param({"kind": Kind.PROPORTION, "worst": 0.0}, "bad end", id="a proportion whose worst is its best"),
+        pytest.param({"kind": Kind.QUANTILE, "quantile": 0.5, "worst": -1.0}, "not negative", id="a quantile whose worst is negative"),
+        pytest.param({"kind": Kind.MEAN, "worst": 1e5}, "coarser resolution", id="a mean whose worst cannot be summed"),
+        pytest.param({"kind": Kind.MEAN, "worst": 1.0, "best": -1e5}, "coarser resolution", id="nor its best"),
     ],
 )
 def test_a_metric_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:

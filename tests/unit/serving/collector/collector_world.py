@@ -20,13 +20,14 @@ from aiohttp.test_utils import TestServer
 from graft_api.collect import CollectorSettings, Compare, PairLine
 from graft_api.schema import parse
 from graft_api.tee import BOOT_HEADER, DROPPED_HEADER, EXCHANGES_PATH, NUMBERED_HEADER, ExchangeHead
+from graft_evaluation.pairs.contrasts import plans
+from graft_evaluation.pairs.lines import read_lines
 from graft_serving.agent.tokens import Answer
 from graft_serving.collector.chain import Chain, Commit
 from graft_serving.collector.frames import write_frames
 from graft_serving.collector.ingest import Intake, application
 from graft_serving.collector.journal import Clock
 from graft_serving.collector.lanes import Surroundings, compare_lane
-from graft_serving.collector.pairs import plans, read_lines
 from graft_serving.collector.reporter import Reporter
 from graft_serving.collector.segments import pair_algebra, unpacked
 from graft_serving.collector.store import FolderStore, Store

@@ -10,7 +10,7 @@ from collector_world import NEW, OLD, Does, chat, committed, key
 
 from graft_api.schema import parse
 from graft_api.tee import Tee
-from graft_serving.collector.pairs import PRODUCTION
+from graft_evaluation.pairs.contrasts import PRODUCTION
 from graft_serving.gateway.errors import Cause
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.tee import ExchangeTee

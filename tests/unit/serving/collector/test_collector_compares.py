@@ -1,12 +1,19 @@
 # ruff: noqa: PLR0917 -- fixtures
 import asyncio
+from random import Random
 
 import pytest
 from collector_world import NEW, OLD, START, Does, FakeGateway, committed, key
 
+from graft_evaluation.paired.outcomes import Answer
 from graft_evaluation.paired.wire import to_bytes
+from graft_evaluation.pairs.contrasts import CONTROL, INSTRUMENT, PRODUCTION, plans, summed
+from graft_serving.backoff import Backoff
+from graft_serving.collector.answers import Said, Side
 from graft_serving.collector.journal import Clock
-from graft_serving.collector.pairs import CONTROL, INSTRUMENT, PRODUCTION, plans, summed
+from graft_serving.collector.shadow import AwayError, Gate, Reply
+
+REPLY = Reply(Side(Said(Answer.COMPLETE, "yes"), 0.1), 200, b"yes")
 
 
 @pytest.fixture
@@ -217,6 +224,28 @@ async def test_a_shadow_that_is_away_is_waited_for_and_no_outcome(gateway, shado
     await world.commit()
     assert world.journal.chain.total.sums[PRODUCTION].summary.missing.tolist() == [[0, 0]]
     assert world.equipment.gate.away is None
+
+
+async def test_once_the_shadow_is_back_all_who_wait_are_asked_beside_each_other_however_late():
+    now, up, under_way, most = [0.0], [False], [0], [0]
+    gate = Gate(Backoff(0.001, 0.002, Random(1)))  # noqa: S311
+
+    async def question():
+        if not up[0]:
+            raise AwayError("away")
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        await asyncio.sleep(0.02)
+        under_way[0] -= 1
+        now[0] += 100
+        return REPLY
+
+    asking = [asyncio.ensure_future(gate.ask(question, lambda: now[0] > 60)) for _ in range(9)]
+    await asyncio.sleep(0.01)
+    up[0] = True
+    assert await asyncio.gather(*asking) == [REPLY] * 9, "what waits is not given up while the shadow is up"
+    assert most[0] == 8, "the one that tried came before them"
+    assert gate.away is None
 
 
 async def test_a_request_that_waited_too_long_for_the_shadow_is_lost_and_counted(gateway, shadow, session, start):

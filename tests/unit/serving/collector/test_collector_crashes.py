@@ -5,16 +5,16 @@ import time
 from contextlib import suppress
 
 import pytest
-from collector_world import OLD, Does, FakeGateway, World, committed, settings
+from collector_world import METRICS, OLD, Does, FakeGateway, World, committed, settings
 
 from graft_evaluation.paired.wire import to_bytes
+from graft_evaluation.pairs.contrasts import PRODUCTION, plans, summed
 from graft_serving.collector import chain as chains
 from graft_serving.collector import journal as journals
 from graft_serving.collector import reporter
-from graft_serving.collector.chain import Chain, DamagedError, FencedError, Progress, Sealed
+from graft_serving.collector.chain import Chain, DamagedError, FencedError, OtherTestError, Progress, Sealed
 from graft_serving.collector.numbers import SILENT_SECONDS, Numbers
 from graft_serving.collector.observed import SUM, Key, ObservedSum, observed_algebra
-from graft_serving.collector.pairs import PRODUCTION, plans, summed
 from graft_serving.collector.store import FolderStore, StoreAwayError
 
 WRITES = 7
@@ -180,6 +180,64 @@ async def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_is_no_second
     assert world.journal.chain.total.sequence == 1
 
 
+class HiccupStore:
+    """Away at its n-th call, before it is done or after."""
+
+    def __init__(self, folder, at, *, after):
+        self._store = FolderStore(folder)
+        self._left, self._after = at, after
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise StoreAwayError("a hiccup")
+            done = getattr(self._store, name)(*arguments)
+            if self._left == 0:
+                raise StoreAwayError("its answer was lost")
+            return done
+
+        return call
+
+
+def observation(number):
+    part = ObservedSum()
+    part.cell(Key(number, "d", "v", "s")).add(0.5, right=True)
+    return Sealed(float(number), float(number), b"lines", 1, {SUM: part}, Progress(arrived=number))
+
+
+def insist(chain, sealed):
+    """As the journal does."""
+    try:
+        chain.commit(sealed)
+    except StoreAwayError:
+        chain.commit(sealed)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, 25))
+def test_a_hiccup_of_the_store_at_any_call_makes_no_segment_count_twice(at, after, tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 2)
+    chain = Chain(HiccupStore(tmp_path, at, after=after), "w", observed_algebra())
+    for number in range(1, 7):
+        insist(chain, observation(number))
+    again = Chain(FolderStore(tmp_path), "x", observed_algebra())
+    again.resume()
+    for found in (chain, again):
+        assert found.total.sequence == 6
+        assert sum(cell.count for cell in found.total.sums[SUM].cells.values()) == 6
+
+
+def test_a_store_that_only_says_that_a_commit_is_there_fences_nobody(tmp_path):
+    class Confused(FolderStore):
+        def put_if_absent(self, path, content):
+            return False
+
+    chain = Chain(Confused(tmp_path), "w", observed_algebra())
+    with pytest.raises(StoreAwayError, match="is said to be there"):
+        chain.commit(observation(1))
+
+
 async def test_what_lies_there_from_other_settings_is_not_added_up(shadow, session, tmp_path):
     gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
     await world.start()
@@ -192,6 +250,33 @@ async def test_what_lies_there_from_other_settings_is_not_added_up(shadow, sessi
         await other.start()
     assert group.group_contains(DamagedError, match="other settings")
     await other.kill()
+
+
+OTHER_TESTS = {
+    "another test": {"uid": "u-2"},
+    "another candidate": {"candidate": "dsl-newer"},
+    "another incumbent": {"incumbent": "dsl-older"},
+    "another scorer of the same metric": {"metrics": [{**METRICS[0], "scorer": {"regex": {"pattern": "no.*"}}}, *METRICS[1:]]},
+    "another control share": {"controlShare": "0.5"},
+}
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["commit", "snapshot"])
+@pytest.mark.parametrize("changes", OTHER_TESTS.values(), ids=OTHER_TESTS.keys())
+async def test_what_another_test_measured_is_not_added_up(changes, snapshot, shadow, session, tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 1 if snapshot else 60)
+    world = World(settings(f"file://{tmp_path}/store", shadow.url))
+    await world.start()
+    await world.commit()
+    await world.kill()
+    other = World(settings(f"file://{tmp_path}/store", shadow.url, **changes), writer="w2")
+    with pytest.raises(ExceptionGroup) as group:
+        await other.start()
+    assert group.group_contains(OtherTestError, match="give this test a store of its own")
+    await other.kill()
+    again = World(world.settings, writer="w3")
+    await again.start()
+    await again.kill()
 
 
 async def test_pairs_are_deleted_in_time_and_their_sums_stay(shadow, session, tmp_path):

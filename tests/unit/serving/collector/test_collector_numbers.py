@@ -4,7 +4,7 @@ import random
 import pytest
 
 from graft_serving.collector import numbers as module
-from graft_serving.collector.numbers import SILENT_SECONDS, UNDER_WAY_SECONDS, Numbers
+from graft_serving.collector.numbers import CAME_LATE, LONGEST_SECONDS, SILENT_SECONDS, UNDER_WAY_SECONDS, Numbers
 
 NOW = 1_800_000_000.0
 LATER = NOW + SILENT_SECONDS + 1
@@ -94,25 +94,94 @@ def test_requests_that_could_not_be_asked_again_are_told_of_by_their_own_name():
     assert numbers.lost(LATER) == {"not-repeatable": 2}
 
 
-def test_memory_is_bounded_however_many_holes_and_gateways_there_are(monkeypatch):
-    monkeypatch.setattr(module, "MOST_RANGES", 8)
+def test_slow_answers_are_taken_however_many_others_came_meanwhile():
+    numbers, slow, rate, seconds = Numbers(), [], 1000, 45
+    for second in range(60):
+        fresh = range(1 + second * rate, 1 + (second + 1) * rate)
+        heard(numbers, fresh[0], fresh[-1], NOW + second)
+        slow.append(fresh[::5])
+        assert len(brought(numbers, *(set(fresh) - set(slow[-1])), now=NOW + second)) == 0.8 * rate
+        if second >= seconds:
+            assert brought(numbers, *slow[second - seconds], now=NOW + second) == list(slow[second - seconds])
+    assert len(numbers.state().model_dump_json()) < 6000
+
+
+def test_what_was_settled_among_holes_stays_settled_when_they_are_closed():
+    numbers = Numbers()
+    heard(numbers, 1, 5000)
+    brought(numbers, *range(1, 5001, 2))
+    for minute in range(70):
+        heard(numbers, 5000, 5000, NOW + 60 * minute)
+        numbers.watch(NOW + 60 * minute)
+    assert brought(numbers, *range(1, 5001, 2), now=NOW + 4200) == []
+    assert brought(Numbers(numbers.state()), *range(1, 5001, 2), now=NOW + 4200) == []
+
+
+def aged(numbers, minutes, numbered=100):
+    for minute in range(minutes):
+        heard(numbers, numbered, numbered, NOW + 60 * minute)
+        numbers.watch(NOW + 60 * minute)
+    return NOW + 60 * (minutes - 1)
+
+
+def test_what_comes_later_than_any_exchange_is_lost_under_its_own_name():
+    numbers = Numbers()
+    heard(numbers, 1, 100)
+    brought(numbers, *(set(range(1, 101)) - {10, 20}))
+    now = aged(numbers, 59)
+    assert brought(numbers, 10, now=now) == [10], "it is old, and may still come"
+    now = aged(numbers, 70)
+    assert brought(numbers, 20, now=now) == []
+    assert numbers.lost(now + SILENT_SECONDS + 1) == {CAME_LATE: 1}
+    assert Numbers(numbers.state()).lost(now + SILENT_SECONDS + 1) == {CAME_LATE: 1}
+
+
+def test_a_hole_whose_exchange_is_here_is_never_closed():
+    numbers = Numbers()
+    heard(numbers, 1, 100)
+    assert numbers.take("a", 50)
+    brought(numbers, *(set(range(1, 101)) - {50}))
+    now = aged(numbers, 200)
+    written = numbers.state()
+    assert Numbers(written).take("a", 50), "it died while it was open"
+    numbers.settle("a", 50)
+    assert not numbers.take("a", 50)
+    assert numbers.lost(now) == {}
+
+
+def test_gateways_that_are_silent_for_long_are_forgotten_and_what_they_lost_is_not():
+    numbers = Numbers()
+    heard(numbers, 1, 10, **{"queue-full": 2})
+    brought(numbers, 1, 2, 3)
+    heard(numbers, 1, 1, NOW + LONGEST_SECONDS + 1, boot="b")
+    brought(numbers, 1, boot="b", now=NOW + LONGEST_SECONDS + 1)
+    assert list(numbers.state().boots) == ["b"]
+    assert numbers.lost(NOW + LONGEST_SECONDS + 1) == {"never-came": 5, "queue-full": 2}
+
+
+def test_memory_is_bounded_however_many_gateways_there_are(monkeypatch):
     monkeypatch.setattr(module, "MOST_BOOTS", 4)
     numbers = Numbers()
     heard(numbers, 1, 2000)
     brought(numbers, *range(1, 2000, 2))
-    assert len(numbers.state().boots["a"].ranges) == 8
-    assert numbers.lost(LATER) == {"never-came": 1000}, "closing a hole does not hide it"
     for index in range(20):
         heard(numbers, 1, 3, NOW + index + 1, f"b{index}")
         brought(numbers, 1, boot=f"b{index}")
-    state = numbers.state()
-    assert len(state.boots) == 4
+    assert len(numbers.state().boots) == 4
     assert numbers.lost(LATER + 100) == {"never-came": 1000 + 40}
 
 
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (1, 3, 2), (2, 3, 1)])
-def test_neighbours_become_one_range(order):
+def test_a_number_that_nobody_can_have_given_out_takes_no_memory():
     numbers = Numbers()
-    heard(numbers, 1, 3)
-    brought(numbers, *order)
-    assert numbers.state().boots["a"].ranges == [(1, 3)]
+    heard(numbers, 1, 2**60)
+    assert brought(numbers, 1, 2**60) == [1]
+    assert len(numbers.state().boots["a"].above) < 20
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (1, 3, 2), (2, 3, 1)])
+def test_what_is_settled_without_holes_takes_no_room(order):
+    numbers = Numbers()
+    heard(numbers, 1, 3000)
+    brought(numbers, *(number + 3 * block for block in range(1000) for number in order))
+    assert numbers.state().boots["a"].floor == 3000
+    assert len(numbers.state().boots["a"].above) < 20

@@ -1,6 +1,7 @@
 """From answers to values: judges, tool calls, what never came, and settings that cannot be meant."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -11,9 +12,11 @@ from graft_api.collect import MeasuredMetric, Observe
 from graft_api.schema import Invalid, parse
 from graft_api.tee import ExchangeHead
 from graft_evaluation.paired.outcomes import Answer, value
-from graft_evaluation.scorers import ToolCall
+from graft_evaluation.scorers import Broken, Score, ToolCall
+from graft_serving.collector import scoring as scorings
 from graft_serving.collector.answers import Said, Side
 from graft_serving.collector.questions import ExcludedError, read_question
+from graft_serving.collector.questions import Side as Whose
 from graft_serving.collector.scoring import Scoring, Trio
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "required": ["a"]}}}]
@@ -102,8 +105,46 @@ async def test_an_answer_that_never_came_is_not_judged(judge):
     candidate, _ = await measured(judge.metric, Trio(question(), side("a"), side("", Answer.TIMEOUT)))
     assert candidate.found == {"m": (0.5, None)}
     candidate, _ = await measured(judge.metric, Trio(question(), side("a", Answer.LENGTH), side("b")))
-    assert candidate.found == {"m": (None, 1.0)}
+    assert candidate.found == {"m": (None, 0.5)}
     assert judge.asked == 0
+
+
+@pytest.mark.parametrize("ended", [Answer.LENGTH, Answer.TIMEOUT, Answer.ERROR])
+async def test_the_same_version_twice_comes_to_the_same_with_swapped_sides(ended, judge):
+    sums = [0.0, 0.0]
+    for sides in ((side("a"), side("", ended)), (side("", ended), side("a")), (side("a"), side("a"))):
+        candidate, _ = await measured(judge.metric, Trio(question(), *sides))
+        found = candidate.found["m"]
+        sums = [total + (0.0 if value is None else value) for total, value in zip(sums, found, strict=True)]
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("kind", ["Mean", "Proportion"])
+async def test_the_same_words_are_worth_the_same_on_both_sides(kind):
+    one = metric(kind, "HigherIsBetter", {"scorer": {"exact": {}}}, **({"worst": 0.0, "best": 1.0} if kind == "Mean" else {}))
+    candidate, _ = await measured(one, Trio(question(), side("same"), side("same")))
+    assert candidate.found == {"m": (1.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("production", "other", "whose"),
+    [("good", "sick", Whose.CANDIDATE), ("sick", "good", Whose.INCUMBENT), ("sick", "sick", None), ("good", "good", None)],
+)
+async def test_a_scorer_that_breaks_on_one_side_is_held_against_that_side(production, other, whose, monkeypatch):
+    async def sick(judge, case):
+        return Broken("Timeout", "") if case.answer.text == "sick" else Score(1.0, True, "Right")
+
+    monkeypatch.setattr(scorings, "score", sick)
+    one = metric("Proportion", "HigherIsBetter", {"scorer": {"regex": {"pattern": "x"}}})
+    candidate, _ = await measured(one, Trio(question(), side(production), side(other)))
+    assert ("m" in candidate.broken) == ("sick" in {production, other})
+    assert candidate.broke is whose
+
+
+async def test_a_judge_that_breaks_has_seen_both_sides(judge):
+    judge.nonsense = True
+    candidate, _ = await measured(judge.metric, Trio(question(), side("a"), side("bb")))
+    assert candidate.broke is None
 
 
 @pytest.mark.parametrize(("api", "tools"), [("chat", TOOLS), ("messages", ANTHROPIC)])
@@ -126,16 +167,30 @@ async def test_what_never_came_is_what_the_evaluation_takes_for_it(ended, kind):
     assert (worst if found is None else found) == value(one.metric, ended, 5.0)
 
 
-async def test_a_value_that_cannot_be_summed_is_broken_and_ends_nothing():
+async def test_a_value_that_cannot_be_summed_is_the_worst_of_its_side_and_ends_nothing():
     one = metric("Mean", "LowerIsBetter", {"measure": "Length"}, worst=1.0)
     candidate, _ = await measured(one, Trio(question(), side("x"), side("x" * 70_000)))
-    assert candidate.broken == {"m": "OutOfRange"}
+    assert (candidate.found, candidate.broken) == ({"m": (1.0, None)}, {})
 
 
 async def test_a_low_mean_of_a_scorer_counts_what_is_missing_to_the_best():
     one = metric("Mean", "LowerIsBetter", {"scorer": {"regex": {"pattern": "yes"}}}, worst=1.0)
     candidate, _ = await measured(one, Trio(question(), side("no"), side("yes")))
     assert candidate.found == {"m": (1.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "q", "type": ["x"]}]},
+        {"messages": [{"role": ["user"], "content": {"type": []}}]},
+        {"messages": [{"role": "user", "content": [{"type": {}}]}, 7]},
+        {"n": [2], "tools": [{"type": {}}]},
+    ],
+)
+def test_an_odd_request_is_no_pair_at_worst(fields):
+    with suppress(ExcludedError):
+        question(**fields)
 
 
 def test_stored_state_is_not_asked_again():

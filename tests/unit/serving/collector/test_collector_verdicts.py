@@ -10,7 +10,9 @@ from graft_api.collect import CollectorReport
 from graft_api.comparison import Clock, Outcome
 from graft_api.reports import MAX_BODY_BYTES
 from graft_api.schema import canonical_json, parse
+from graft_evaluation.scorers import Score, ScorerInvalidError
 from graft_evaluation.verdict import verdict
+from graft_serving.collector import scoring as scorings
 
 AT_THE_END = Clock(elapsed=200, duration=168, max_duration=200)
 PRIMARY = {
@@ -86,6 +88,28 @@ async def test_a_scorer_that_breaks_is_an_error_and_never_a_wrong_answer(shadow,
     assert reading.scorer_failures == 120
     assert reading.overall is None
     assert found.outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize("odd", [3, 12])
+@pytest.mark.parametrize("what", ["internal", "invalid"])
+async def test_a_few_odd_requests_do_not_end_a_test(what, odd, session, start, monkeypatch):
+    ends = odd > 6  # of 120
+
+    async def judged(judge, case):
+        if "odd" in case.question:
+            if what == "internal":
+                raise KeyError
+            raise ScorerInvalidError("a pattern that cannot be meant")
+        return Score(1.0, True, "Right")
+
+    monkeypatch.setattr(scorings, "score", judged)
+    world = await start(metrics=[PRIMARY], controlShare="0", shadow={"concurrency": 16})
+    gateway = FakeGateway()
+    asked = [gateway.exchange("odd" if i < odd else "q") for i in range(120)]
+    report, found = await compared(world, session, (gateway, asked))
+    assert bool(report.comparison.broken) is ends
+    assert (found.outcome is Outcome.ERROR) is ends
+    assert report.comparison.contrasts[0].metrics[0].scorer_failures + report.comparison.lost_pairs == odd, "none is forgotten"
 
 
 async def test_a_report_is_small_and_can_be_read_again(shadow, session, start):

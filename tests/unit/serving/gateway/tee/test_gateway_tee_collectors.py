@@ -227,7 +227,7 @@ async def test_a_full_queue_drops_what_comes_and_says_so(measured: Any, collecto
     for _ in range(15):
         await ask_raw(world, body)
         assert queue.held <= 1 << 20
-    assert 3 <= queue.dropped["queue-full"] <= 6
+    assert 7 <= queue.dropped["queue-full"] <= 10, "beyond three quarters nobody is admitted"
     collector.answer = None
     await collector.stop()
     await collector.start()

@@ -19,7 +19,7 @@ from graft_serving.gateway.conversation import arm_index, cumulative_weights, na
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.tee import ExchangeTee
 from graft_serving.gateway.tee_frames import JOINED_BYTES, WRITE_BYTES, frame, writes
-from graft_serving.gateway.tee_queue import MOST_FRAMES, TeeQueue
+from graft_serving.gateway.tee_queue import CLOSED, MOST_FRAMES, TeeQueue
 from graft_serving.gateway.tee_sender import TeeSender
 from graft_serving.gateway.trace import Trace
 from graft_serving.gateway.upstream import Connections
@@ -100,9 +100,9 @@ def tee_of(queue: TeeQueue, most: int) -> ExchangeTee:
     return tee
 
 
-def exchange() -> Exchange:
+def exchange(conversation: bytes = b"c" * 16) -> Exchange:
     made = Exchange("chat", "id", Trace("a" * 32, "00-" + "a" * 32 + "-" + "b" * 16 + "-00", None), 1.0, domain="dsl", wanted="v")
-    made.conversation, made.version, made.pod, made.status, made.ended = b"c" * 16, "v", "p", 200, 1.5
+    made.conversation, made.version, made.pod, made.status, made.ended = conversation, "v", "p", 200, 1.5
     return made
 
 
@@ -215,6 +215,43 @@ def test_the_charge_covers_what_python_takes() -> None:
     assert taken < queue.held * 1.1
 
 
+def test_a_queue_that_fills_drops_long_answers_no_more_than_short_ones() -> None:
+    """A collector that takes a third of what comes; exchanges overlap, long ones have 40 times the bytes."""
+    most = 4 << 20
+    queue = queue_of(most)
+    tee = tee_of(queue, most)
+    under_way: list[tuple[Exchange, int]] = []
+    came, kept = {1: 0, 40: 0}, {1: 0, 40: 0}
+    random = Random(2)  # noqa: S311 - a simulation
+    for number in range(20_000):
+        one, pieces = exchange(number.to_bytes(16, "big")), random.choice([1, 40])
+        tee.choose(one, b"q" * 1000, {}, 1, named=False)
+        came[pieces] += 1
+        under_way.append((one, pieces))
+        if len(under_way) > 50:
+            ended, length = under_way.pop(random.randrange(len(under_way)))
+            for _ in range(length):
+                if ended.mirrored is not None:
+                    ended.mirrored.keep(b"a" * 500)
+            kept[length] += ended.mirrored is not None and not ended.mirrored.given_up
+            tee.completed(ended)
+        if number % 100 == 0:
+            queue.settle(queue.batch(450_000))
+    shares = {length: kept[length] / came[length] for length in came}
+    assert 0.1 < shares[40] < 0.9
+    assert shares[40] == pytest.approx(shares[1], abs=0.02)
+
+
+def test_whoever_is_kept_in_a_fuller_queue_is_kept_in_an_emptier_one() -> None:
+    queue = queue_of(1 << 20)
+    admitted = []
+    for fullness in (0.5, 0.6, 0.7, 0.75):
+        queue.held = int(fullness * (1 << 20)) + 1
+        admitted.append({number for number in range(2000) if queue.admits(number.to_bytes(16, "big"))})
+    assert [len(each) for each in admitted] == pytest.approx([2000, 1200, 400, 0], abs=80)
+    assert admitted[0] >= admitted[1] >= admitted[2] >= admitted[3]
+
+
 async def test_fifty_thousand_requests_and_a_dead_collector_take_no_more_than_the_queue() -> None:
     most = 4 << 20
     queue = queue_of(most)
@@ -225,7 +262,7 @@ async def test_fifty_thousand_requests_and_a_dead_collector_take_no_more_than_th
     request, answer = b"q" * 1200, b"a" * 700
     highest = 0
     for number in range(50_000):
-        one = exchange()
+        one = exchange(number.to_bytes(16, "big"))
         tee.choose(one, request + b"", {}, 1, named=False)
         if one.mirrored is not None:
             one.mirrored.keep(answer)
@@ -234,6 +271,6 @@ async def test_fifty_thousand_requests_and_a_dead_collector_take_no_more_than_th
         if number % 1000 == 0:
             await asyncio.sleep(0)
     running.cancel()
-    assert most - 4000 < highest <= most
+    assert CLOSED * most - 20_000 < highest <= CLOSED * most + 4000
     assert queue.dropped[Dropped.QUEUE_FULL] == 50_000 - queue.unsettled
     assert queue.unsettled > 1000
