@@ -7,13 +7,16 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 DEVCLUSTER := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster
-# Debian's nginx, which the tests of the door run.
-DOOR := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster.packages
+# Debian's nginx and Chromium, which the tests of the door and of reports run.
+DOOR := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster.packages door
+BROWSER := PYTHONPATH=devcluster $(PYTHON) -m graft_devcluster.packages browser
 PYTEST := $(PYTHON) -m pytest
 API_TIER := kube-apiserver etcd kube-controller-manager kubectl
-export PYTHONDONTWRITEBYTECODE := 1
+# Compiled once, and not beside the sources: without a cache every process compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(or $(GRAFT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/graft)/pycache
 
-.PHONY: help demo test unit api trainer e2e verify generate cluster cluster-down images bench bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-statistics
+.PHONY: help demo test unit api trainer browser e2e verify generate cluster cluster-down images bench bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-rollback bench-statistics
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -24,23 +27,27 @@ help: ## Show the targets
 demo: .venv/.ready ## Fine-tune a small model on a real cluster on this machine and watch it get better
 	@$(PYTHON) examples/dsl/demo.py
 
-test: .venv/.ready unit api trainer e2e ## Run every test
+test: .venv/.ready unit api trainer browser e2e ## Run every test
 
 unit: .venv/.ready ## No cluster, no network
 	@$(DOOR)
 	$(DEVCLUSTER) build helm
-	$(PYTEST) tests/unit --timeout 20 -q
+	$(PYTEST) tests/unit --timeout 30 -q
 
 api: .venv/.ready ## Against a real etcd and kube-apiserver
 	@$(DEVCLUSTER) build $(API_TIER) helm
-	$(PYTEST) tests/api --timeout 120 -q
+	$(PYTEST) tests/api --timeout 300 -q --durations 12
 
 trainer: .venv/.ready ## Real training of a tiny model, without a cluster
 	@$(DEVCLUSTER) build versitygw
 	$(PYTEST) tests/trainer --timeout 300 -q
 
+browser: .venv/.ready ## Reports in a headless Chromium
+	@$(BROWSER)
+	$(PYTEST) tests/browser --timeout 60 -q
+
 e2e: .venv/.ready cluster images ## Real node, images, S3 and chart
-	@$(PYTEST) tests/e2e --timeout 900 --reruns 1 --only-rerun "AssertionError" -v
+	@$(PYTEST) tests/e2e --timeout 900 -v --durations 12
 
 generate: .venv/.ready ## CRDs, chart, RBAC table
 	@$(PYTHON) -m graft_api.crd crds
@@ -54,7 +61,7 @@ verify: .venv/.ready generate ## Generated files, format, lint, types, imports, 
 	.venv/bin/lint-imports
 	$(DOOR)
 	$(DEVCLUSTER) build helm
-	$(PYTEST) tests/unit --timeout 20 -q
+	$(PYTEST) tests/unit --timeout 30 -q
 	git diff --exit-code
 	test -z "$$(git status --porcelain -- api crds charts docs)"
 
@@ -67,7 +74,7 @@ cluster-down: .venv/.ready ## Stop it and leave the host clean
 images: .venv/.ready ## Build the images and load them into the cluster
 	@$(DEVCLUSTER) images --load
 
-bench: bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-statistics ## Every benchmark: a table, and JSON in bench/results/
+bench: bench-operator bench-trainer bench-gateway bench-switch bench-mirroring bench-rollback bench-statistics ## Every benchmark: a table, and JSON in bench/results/
 
 bench-operator: .venv/.ready ## Idle cost and reaction time of the operator
 	@$(DEVCLUSTER) build $(API_TIER) helm kuberay-operator
@@ -84,6 +91,9 @@ bench-switch: .venv/.ready cluster images ## A switch under load, and from apply
 
 bench-mirroring: .venv/.ready ## What the tee adds to a request with the collector fast, slow and dead
 	@$(PYTHON) bench/mirroring/run.py
+
+bench-rollback: .venv/.ready ## How fast a bad version is out: by routes, and by each gateway's own hard limits
+	@$(PYTHON) bench/rollback/run.py
 
 bench-statistics: .venv/.ready ## Coverage, false passes, power and speed of the paired statistics beside scipy
 	@$(PYTHON) bench/statistics/run.py

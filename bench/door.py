@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from graft_serving.agent.cluster_keys import DISCOVERY_PATH
-from graft_serving.agent.tokens import TokenVerifier, gateway_of
+from graft_serving.agent.tokens import TokenVerifier, callers_of
 from graft_serving.door.config import DoorSettings, configuration
 
 HERE = Path(__file__).parent
@@ -133,7 +133,7 @@ async def serve_agent(folder: Path, name: str) -> None:
     async def get(path: str) -> dict[str, Any]:
         return {"issuer": ISSUER} if path == DISCOVERY_PATH else {"keys": [listed]}
 
-    verifier = TokenVerifier(get, gateway_of("shop", "bench"), folder / f"{name}.json", time.time)
+    verifier = TokenVerifier(get, callers_of("shop", "bench"), folder / f"{name}.json", time.time)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         said = await verifier.answer(request.headers.get("Authorization"))
@@ -148,11 +148,11 @@ async def serve_agent(folder: Path, name: str) -> None:
 def make_token(folder: Path) -> str:
     key = rsa.generate_private_key(65_537, 2048)
     (folder / "signer.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    expected = gateway_of("shop", "bench")
+    expected = callers_of("shop", "bench")
     claims = {
         "iss": ISSUER,
         "aud": [expected.audience],
-        "sub": expected.subject,
+        "sub": next(iter(expected.subjects)),
         "exp": int(time.time()) + 3600,
         "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": expected.account, "uid": "0" * 36}, "pod": {"name": "p" * 40}},
     }

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from graft_api.finetunejob import ArtifactReference, Condition
 from graft_api.fleet import ProbeReading
-from graft_api.modelendpoint import PodProblem
+from graft_api.modelendpoint import PodProblem, PromotionStatus
 from graft_api.podtemplate import LocalObjectReference
 from graft_api.routes import VersionName
 from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Rule, Timestamp, Uid
@@ -53,7 +53,7 @@ class AdapterSpec(Model):
     base_model_digest: Digest
     endpoint_ref: LocalObjectReference
     promote: bool = True
-    """Whether the endpoint's promotion policy may carry it into production."""
+    """Whether the endpoint's `promotion` may carry it into production. `pin` does not ask."""
     origin: AdapterOrigin | None = None
 
     transition_rules: ClassVar = (
@@ -65,7 +65,21 @@ class AdapterSpec(Model):
     )
 
 
-AdapterPhase = Literal["Pending", "Loading", "Loaded", "Serving", "Failed", "Retiring"]
+AdapterPhase = Literal[
+    "Pending",
+    "Loading",
+    "Loaded",
+    "Testing",
+    "AwaitingApproval",
+    "Checking",
+    "Serving",
+    "NotProven",
+    "Rejected",
+    "RolledBack",
+    "Failed",
+    "Retiring",
+]
+"""Where it is, and from Loaded on how far its promotion is. Loaded: none has begun, or it ended without a word about the adapter."""
 
 
 class Placement(Model):
@@ -93,6 +107,8 @@ class AdapterStatus(Model):
     load_seconds: float | None = None
     """The slowest pod's fetch, verification, load and probe together."""
     deleting_since: Timestamp | None = None
+    promotion: PromotionStatus | None = None
+    """Of its endpoint's ledger. Absent: it was never a candidate."""
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = None
 
 

@@ -25,6 +25,20 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def spoken(hours: float) -> str:
+    """Return a length of time as a sentence says it: minutes below one hour, days from three on."""
+    if hours < 1:
+        return f"{round(60 * hours, 1):g} minutes"
+    return f"{round(hours, 1):g} hours" if hours < 72 else f"{round(hours / 24, 1):g} days"
+
+
+def progress(hours: float, whole: float) -> str:
+    """Return how much of a length of time is over, both in hours: `12.3 of 168 hours`."""
+    if whole < 1:
+        return f"{round(60 * hours, 1):g} of {round(60 * whole, 1):g} minutes"
+    return f"{round(hours, 1):g} of {round(whole, 1):g} hours"
+
+
 class Kind(enum.StrEnum):
     """What of a metric's values is compared."""
 
@@ -253,9 +267,13 @@ class Limits(Model):
     """Of one conversation in all pairs, and in the pairs of each metric."""
     max_exclusion_difference: Share = 0.02
     """Of the two sides' shares of excluded requests; what both sides excluded counts on neither."""
+    max_excluded_share: Share = 0.5
+    """Of all requests of a contrast, whichever side's doing: what is left then may be requests of another kind."""
     max_lost_share: Share = 0.2
     max_scorer_failures: Share = 0.05
     """Of the pairs that were sampled for the metric."""
+    idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1800
+    """A conversation with nothing new for so long is closed: harm is looked for in closed ones."""
     require_instrument: bool = True
     """Whether a pass needs the same model measured twice. Without, what the instrument adds is taken for the candidate's doing."""
 

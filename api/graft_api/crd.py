@@ -14,8 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from graft_api.adapter import Adapter
+from graft_api.approval import AdapterApproval
 from graft_api.finetunejob import FineTuneJob
 from graft_api.modelendpoint import ModelEndpoint
+from graft_api.shadowtest import ShadowTest
+from graft_api.tuningpolicy import TuningPolicy
 
 GROUP = "graft.dev"
 VERSION = "v1alpha1"
@@ -75,6 +78,8 @@ KINDS = (
             ("Phase", "string", ".status.phase"),
             ("Loaded", "integer", ".status.replicas.ready"),
             ("Of", "integer", ".status.replicas.total"),
+            ("Promotion", "string", ".status.promotion.state"),
+            ("Promoted", "string", ".status.conditions[?(@.type=='Promoted')].status"),
             ("Digest", "string", ".spec.artifact.digest"),
             ("Age", "date", ".metadata.creationTimestamp"),
             ("Message", "string", ".status.conditions[?(@.type=='Ready')].message"),
@@ -99,6 +104,53 @@ KINDS = (
         selectable=(".status.phase",),
         reconciled=True,
         scaled=True,
+    ),
+    Kind(
+        ShadowTest,
+        "shadowtests",
+        ("sht",),
+        (
+            ("Adapter", "string", ".spec.adapterRef.name"),
+            ("Phase", "string", ".status.phase"),
+            ("Hours", "string", ".status.elapsed"),
+            ("Of", "string", ".spec.duration"),
+            ("Conversations", "integer", ".status.conversations"),
+            ("Pairs", "integer", ".status.pairs"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+            ("Message", "string", ".status.conditions[?(@.type=='Ready')].message"),
+        ),
+        selectable=(".status.phase", ".spec.adapterRef.name"),
+        reconciled=True,
+    ),
+    Kind(
+        AdapterApproval,
+        "adapterapprovals",
+        ("aap",),
+        (
+            ("Adapter", "string", ".spec.adapterRef.name"),
+            ("Decision", "string", ".spec.decision"),
+            ("Author", "string", ".spec.author.username"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+            ("Digest", "string", ".spec.digest"),
+        ),
+        selectable=(".spec.adapterRef.name", ".spec.digest"),
+    ),
+    Kind(
+        TuningPolicy,
+        "tuningpolicies",
+        ("tp",),
+        (
+            ("Endpoint", "string", ".spec.endpointRef.name"),
+            ("Enabled", "boolean", ".spec.enabled"),
+            ("Phase", "string", ".status.phase"),
+            ("Running", "integer", ".status.running"),
+            ("Launches", "integer", ".status.launches"),
+            ("Read", "date", ".status.evaluatedAt"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+            ("Message", "string", ".status.conditions[?(@.type=='Ready')].message"),
+        ),
+        selectable=(".status.phase", ".spec.endpointRef.name"),
+        reconciled=True,
     ),
 )
 
@@ -144,8 +196,19 @@ def root_schema(kind: Kind) -> Schema:
     properties["apiVersion"], properties["kind"], properties["metadata"] = {"type": "string"}, {"type": "string"}, {"type": "object"}
     schema["required"] = ["spec"]
     if kind.reconciled:
-        properties["status"]["default"] = {"observedGeneration": -1}
+        properties["status"] = unruled(properties["status"]) | {"default": {"observedGeneration": -1}}
     return schema
+
+
+def unruled(node: Schema) -> Schema:
+    """Return a schema without its rules: the operator alone writes a status, from models that know them, and rules have a budget."""
+    result = {key: value for key, value in node.items() if key != "x-kubernetes-validations"}
+    if "properties" in node:
+        result["properties"] = {name: unruled(value) for name, value in node["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            result[key] = unruled(node[key])
+    return result
 
 
 def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -165,6 +228,9 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result["description"] = " ".join(result["description"].split())
     if result.get("default", ...) in (None, [], ""):
         del result["default"]
+    for bound, inclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in result:  # a number in JSON Schema, a flag beside the bound in OpenAPI 3.0
+            result |= {inclusive: result[bound], bound: True}
     if "properties" in node:
         result["properties"] = {name: structural(value, definitions) for name, value in node["properties"].items()}
     elif isinstance(node.get("additionalProperties"), dict):
@@ -179,7 +245,8 @@ def _with_list_type(schema: Schema) -> Schema:
     if schema.get("type") == "array" and schema["items"].get("type") == "object":
         required = schema["items"].get("required", [])
         for key in ("name", "type", "suite"):
-            if key in required and "mountPath" not in required:  # a volume may be mounted twice
+            # A volume may be mounted twice, and a metric stand in two contrasts.
+            if key in required and not {"mountPath", "contrast"} & set(required):
                 return schema | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
     return schema
 

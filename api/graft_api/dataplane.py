@@ -14,8 +14,10 @@ COMPONENT_LABEL = "graft.dev/component"
 ENDPOINT_LABEL = "graft.dev/modelendpoint"
 RECORD_LABEL = "graft.dev/record"
 """On ConfigMaps that the operator alone writes (policy graft-records). One without it is anybody's, whatever its name."""
-ROUTES_RECORD, LEDGER_RECORD = "routes", "ledger"
+ROUTES_RECORD, LEDGER_RECORD, COLLECTOR_RECORD, EVIDENCE_RECORD = "routes", "ledger", "collector", "evidence"
 """Values of the record label."""
+SHADOW_LABEL = "graft.dev/shadow-of"
+"""On server pods that a ShadowTest has: whose collector asks them. By it the policy graft-shadows knows what is not people's to scale."""
 
 DOOR_PORT = 8000
 """Of a server pod: all that other pods can reach of it, with the gateway's token."""

@@ -196,6 +196,7 @@ class AdapterTarget(Model):
 
     endpoint_ref: LocalObjectReference
     promote: bool = True
+    """Of the Adapter: whether it is a candidate of the endpoint's promotion."""
 
 
 class FineTuneJobSpec(Model):

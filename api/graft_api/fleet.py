@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from graft_api.routes import VersionName
-from graft_api.schema import Count, Digest, Model
+from graft_api.schema import Count, Digest, DnsLabel, Model, Timestamp
 
 REPORT_SECONDS = 10.0
 SILENT_SECONDS = 35.0
@@ -158,6 +158,23 @@ class AgentState(Model):
     """Those that may be asked for here."""
 
 
+class Trip(Model):
+    """In a gateway's report: it has taken a version out."""
+
+    domain: DnsLabel
+    version: VersionName
+    metric: Literal["errors", "latency"]
+    value: Annotated[float, Field(ge=0, le=1)]
+    """Share of the window's requests."""
+    bound: Annotated[float, Field(ge=0, le=1)]
+    held_back: Annotated[float, Field(ge=0, le=1)] | None = None
+    """
+    The same of the conversations that were held back; where the window had few, of those since the limit was passed. None: there was none.
+    """
+    requests: Count
+    at: Timestamp
+
+
 class GatewayReport(Model):
     """A gateway's whole picture."""
 
@@ -171,3 +188,5 @@ class GatewayReport(Model):
     pods: Annotated[dict[VersionName, Count], Field(max_length=128)] = Field(default_factory=dict)
     """On how many pods this gateway can reach each version."""
     draining: bool = False
+    trips: Annotated[list[Trip], Field(max_length=31)] = Field(default_factory=list)
+    """Versions that this gateway has taken out by itself, until routes come that have them no more."""

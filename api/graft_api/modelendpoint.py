@@ -4,14 +4,18 @@ ModelEndpoint: a base model in production, the domains that it serves, and the g
 What follows from others stays unset in the spec (`server.maxLoras` from the number of domains) and is shown in `status.slots`.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from graft_api.finetunejob import Condition, Credentials, ModelUri
-from graft_api.podtemplate import LocalObjectReference, PodTemplate, Quantity, Resources
-from graft_api.routes import DomainLimits, Fallback, GatewaySettings, Pem, VersionName
+from graft_api.collect import ObservedDomain, Segments, collector_account
+from graft_api.finetunejob import Condition, Credentials, ModelUri, OutputUri
+from graft_api.podtemplate import EnvVar, LocalObjectReference, PodTemplate, Quantity, Resources
+from graft_api.promotion import APPROVERS, Promotion
+from graft_api.routes import DomainLimits, Fallback, GatewaySettings, Pem, Version, VersionName
 from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Rule, Timestamp
+from graft_api.watch import WatchReading
 
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 DEFAULT_RANK = 64
@@ -156,6 +160,10 @@ class Domain(Model):
     name: DnsLabel
     pin: Pin | None = None
     """Removing it changes nothing by itself: what serves goes on serving."""
+    promotion: Promotion | None = None
+    """By what new adapters come into production by themselves. Changing it needs the verb `setpolicy` on the ModelEndpoint."""
+    paused: bool = False
+    """No candidate begins, is activated or goes on with its ramp; what is watched goes on being watched, and rolled back."""
     fallback: Fallback = "Base"
     limits: DomainLimits | None = None
 
@@ -166,6 +174,63 @@ class TrustedKey(Model):
     name: DnsLabel
     pem: Pem
     """`-----BEGIN PUBLIC KEY-----` (ECDSA)."""
+
+
+COLLECTOR_OWN = r"^(PYTHON|LD_|SSL_|OPENSSL_|AWS_|KUBERNETES_|GRAFT_|GLIBC_|PATH$|HOME$|TMPDIR$|GCONV_PATH$)"
+"""
+Names of variables that `collector.env` must not set: they steer interpreter, loader, TLS, the store and where the API server is, in a
+process that writes what verdicts are read from. An RE2 and Python pattern.
+"""
+
+
+class Collector(Model):
+    """What measures production: it scores a sample of answers all the time, and compares versions while a ShadowTest runs."""
+
+    store: OutputUri
+    """s3://bucket/folder: observations below `observe/`, the pairs of a test below `shadowtests/<name>-<uid>/`."""
+    credentials: Credentials | None = None
+    """That may write there. Default: the endpoint's."""
+    observe: Annotated[list[ObservedDomain], Field(max_length=31)] = Field(default_factory=list)
+    """Without one, nothing is measured but ShadowTests."""
+    segments: Segments = Field(default_factory=Segments)
+    """Of observations."""
+    queue_bytes: Annotated[int, Field(ge=1_048_576, le=4_294_967_296)] = 67_108_864
+    """What one gateway may hold of what the collector has not taken yet. Beyond, it is dropped and counted: production never waits."""
+    env: Annotated[list[EnvVar], Field(max_length=64)] | None = None
+    """For the tokens that scorers name by `tokenEnv`. None that steers the collector itself."""
+    resources: Resources | None = None
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] | None = None
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.store.startsWith('s3://')",
+            message="must be s3://bucket/folder",
+            check=lambda self: self.store.startswith("s3://"),
+            field=".store",
+        ),
+        Rule(
+            cel=f"!has(self.env) || !self.env.exists(e, e.name.matches('{COLLECTOR_OWN}'))",
+            message="is for the tokens of scorers: PATH, HOME, TMPDIR, GCONV_PATH and names that begin with PYTHON, LD_, SSL_, OPENSSL_,"
+            " AWS_, KUBERNETES_, GLIBC_ or GRAFT_ steer the collector itself; credentials of the store belong into collector.credentials",
+            check=lambda self: not any(re.match(COLLECTOR_OWN, variable.name) for variable in self.env or []),
+            field=".env",
+        ),
+    )
+
+
+class Held(Model):
+    """Of an endpoint that a ShadowTest made: what its servers hold, whatever any ledger says, and for whom."""
+
+    endpoint: ObjectName
+    """In production: its collector alone may ask here."""
+    account: ObjectName | None = None
+    """Service account of that collector's pods. Default: graft's own, `graft-collector-<endpoint>`."""
+    versions: Annotated[list[Version], Field(max_length=8)]
+    """In which incumbent and candidate are. Without one, the base model alone."""
+
+    def asking(self) -> str:
+        """Return the service account that the doors let in."""
+        return self.account or collector_account(self.endpoint)
 
 
 class ModelEndpointSpec(Model):
@@ -181,6 +246,10 @@ class ModelEndpointSpec(Model):
     """Without one only the base model is served."""
     credentials: Credentials | None = None
     """For the base model and the adapters."""
+    collector: Collector | None = None
+    """Without it nothing is measured, and no ShadowTest of this endpoint can run."""
+    shadow: Held | None = None
+    """Written by ShadowTests alone. It has no gateway, and no ledger."""
     upgrade_policy: Literal["OnDemand", "Auto"] = "OnDemand"
     """
     When a newer operator would build the pods differently: Auto rolls them at once, OnDemand waits for the annotation
@@ -218,7 +287,69 @@ class ModelEndpointSpec(Model):
             check=lambda self: self.server.existing is None or self.base_model.digest is not None,
             field=".baseModel.digest",
         ),
+        Rule(
+            cel="!has(self.collector) || !has(self.collector.observe) ||"
+            " self.collector.observe.all(o, self.domains.exists(d, d.name == o.domain))",
+            message="only domains of this endpoint are observed",
+            check=lambda self: (
+                self.collector is None or {o.domain for o in self.collector.observe} <= {domain.name for domain in self.domains}
+            ),
+            field=".collector.observe",
+        ),
+        Rule(
+            cel="has(self.collector) || !self.domains.exists(d, has(d.promotion))",
+            message="promotion needs spec.collector: without it nothing is measured",
+            check=lambda self: self.collector is not None or all(domain.promotion is None for domain in self.domains),
+            field=".collector",
+        ),
+        Rule(
+            cel="!has(self.collector) || self.domains.all(d, !has(d.promotion) || !has(d.promotion.watch) ||"
+            " !has(d.promotion.watch.metrics) || d.promotion.watch.metrics.all(m, has(m.measure) || (has(self.collector.observe) &&"
+            " self.collector.observe.exists(o, o.domain == d.name && o.scores.exists(s, s.name == m.name)))))",
+            message="a watched metric without measure has the name of a score of collector.observe of its domain: name one, or set measure",
+            check=lambda self: self.collector is None or not any(self.unobserved(domain) for domain in self.domains),
+            field=".domains",
+        ),
+        Rule(
+            cel="self.domains.all(d, !has(d.promotion) || !has(d.promotion.drift) || !has(d.promotion.drift.embeddings.tokenEnv) ||"
+            " (has(self.collector) && has(self.collector.env) &&"
+            " self.collector.env.exists(e, e.name == d.promotion.drift.embeddings.tokenEnv)))",
+            message="promotion.drift.embeddings.tokenEnv must be the name of one of spec.collector.env",
+            check=lambda self: self.token_variables() <= {variable.name for variable in (self.collector and self.collector.env) or []},
+            field=".collector.env",
+        ),
+        Rule(
+            cel="!has(self.shadow) || (self.gateway.replicas == 0 && !has(self.collector))",
+            message="an endpoint with shadow has neither gateways nor a collector",
+            check=lambda self: self.shadow is None or (self.gateway.replicas == 0 and self.collector is None),
+            field=".shadow",
+        ),
     )
+
+    def unobserved(self, domain: Domain) -> set[str]:
+        """Return the metrics that a domain's watch would wait for in vain: nothing measures them."""
+        watched = domain.promotion.watch.metrics if domain.promotion else []
+        observed = self.collector.observe if self.collector else []
+        scores = {score.name for one in observed if one.domain == domain.name for score in one.scores}
+        return {metric.name for metric in watched if metric.measure is None} - scores
+
+    def collector_credentials(self) -> Credentials | None:
+        """Return what the collector writes its store with."""
+        return (self.collector.credentials if self.collector else None) or self.credentials
+
+    def drifts(self) -> bool:
+        """Whether answers to principle prompts decide in one of the domains."""
+        return any(domain.promotion and domain.promotion.drift for domain in self.domains)
+
+    def token_variables(self) -> set[str]:
+        """Return the variables whose values are the tokens of drift's embeddings."""
+        policies = [domain.promotion.drift for domain in self.domains if domain.promotion and domain.promotion.drift]
+        return {policy.embeddings.token_env for policy in policies if policy.embeddings.token_env}
+
+    def drift_account(self) -> str | None:
+        """Return the service account of the user's own that drift Jobs have, for workload identity; None: graft's."""
+        credentials = self.collector_credentials()
+        return credentials.service_account_name if credentials and self.drifts() else None
 
     def slots(self) -> int:
         """Return how many adapters vLLM may hold."""
@@ -258,6 +389,57 @@ class SwitchStatus(Model):
     reason: Annotated[str, Field(max_length=64)]
 
 
+PromotionState = Literal[
+    "Testing",
+    "AwaitingApproval",
+    "Checking",
+    "Ramping",
+    "Watching",
+    "Unconfirmed",
+    "Confirmed",
+    "RolledBack",
+    "NotProven",
+    "Drifted",
+    "Rejected",
+    "Superseded",
+    "Deleted",
+    "PolicyChanged",
+    "Overridden",
+]
+"""`ledger.GateState` of a candidate that is on its way, `ledger.Reason` of one whose way is over."""
+
+
+class PromotionStatus(Model):
+    """A candidate on its way into production, or how its way ended."""
+
+    state: PromotionState
+    since: Timestamp
+    number: Count
+    """It is the domain's n-th candidate."""
+    adapter: ObjectName
+    digest: Digest
+    test: ObjectName | None = None
+    """The ShadowTest that counts."""
+    evidence_digest: Digest | None = None
+    """Of its verdict: what approvers name."""
+    verdict: Annotated[str, Field(max_length=512)] | None = None
+    approvals: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=APPROVERS)] | None = None
+    """Who has approved: those who are counted at the moment; from the activation on, those who were."""
+    approvals_needed: Count | None = None
+    observed_seconds: Count | None = None
+    """Of the watch."""
+    window_seconds: Count | None = None
+    """That are to be observed before it is confirmed."""
+    readings: Annotated[list[WatchReading], Field(max_length=17)] | None = None
+    """New version against those that were held back."""
+    drift: Annotated[str, Field(max_length=512)] | None = None
+    """Of each moment the principle whose answers are farthest from those of the version before, with interval and limit."""
+    drift_problem: Annotated[str, Field(max_length=512)] | None = None
+    """Why the last attempt to measure it, or to try whether it can be measured, has failed. Absent: none has, or a later one has not."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What it waits for, or how it ended, with number and bound."""
+
+
 class DomainStatus(Model):
     """What serves one domain."""
 
@@ -267,6 +449,10 @@ class DomainStatus(Model):
     last_switch: SwitchStatus | None = None
     waiting_for: Annotated[str, Field(max_length=512)] | None = None
     """Why the pin is not what serves (yet)."""
+    promotion: PromotionStatus | None = None
+    """Of the candidate that is on its way; without one, of the last whose way is over."""
+    none_begins: Annotated[str, Field(max_length=1024)] | None = None
+    """Where there is a policy for promotion and no candidate on its way: what the next one waits for."""
 
 
 class PodProblem(Model):
@@ -278,6 +464,19 @@ class PodProblem(Model):
 
 
 EndpointPhase = Literal["Pending", "Starting", "Ready", "Degraded", "Failed"]
+
+
+class CollectorStatus(Model):
+    """How the measuring of production is."""
+
+    ready: bool
+    test: ObjectName | None = None
+    """The ShadowTest that is compared, or whose report is written."""
+    waiting: Count | None = None
+    """Exchanges that were taken and are not settled yet."""
+    lost: Count | None = None
+    """Chosen exchanges that never came or were left out, of all causes."""
+    store_away: bool | None = None
 
 
 class ModelEndpointStatus(Model):
@@ -304,6 +503,7 @@ class ModelEndpointStatus(Model):
     domains: Annotated[list[DomainStatus], Field(max_length=31)] | None = None
     failing: Annotated[list[PodProblem], Field(max_length=20)] | None = None
     failing_count: Count | None = None
+    collector: CollectorStatus | None = None
     platform: Annotated[str, Field(max_length=64)] | None = None
     """Hash of how the running pods were built."""
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = None

@@ -47,6 +47,12 @@ def _type(schema: Schema) -> str:
 
 
 def _bounds(schema: Schema) -> str:
+    return ", ".join(
+        filter(None, (_limits(schema), f"default {schema['default']}" if schema.get("default") not in (None, "", {}, []) else ""))
+    )
+
+
+def _limits(schema: Schema) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"] if value != "")
     if rules := schema.get("x-kubernetes-validations"):
@@ -56,8 +62,6 @@ def _bounds(schema: Schema) -> str:
         for key, sign in (("minimum", "≥"), ("maximum", "≤"), ("minItems", "at least"), ("maxItems", "at most"))
         if key in schema
     ]
-    if "default" in schema:
-        limits.append(f"default {schema['default']}")
     return ", ".join(limits)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from graft_api.finetunejob import StoreUri
-from graft_api.schema import Count, Digest, DnsLabel, Model, ObjectName, Uid
+from graft_api.schema import Count, Decimal, Digest, DnsLabel, Model, ObjectName, Uid
 from graft_api.tee import Tee
 
 Pem = Annotated[str, Field(max_length=4096, pattern=r"^-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+-----END PUBLIC KEY-----\n?$")]
@@ -52,6 +52,33 @@ class DomainLimits(Model):
     concurrent: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
+class HardLimits(Model):
+    """
+    Beyond these each gateway takes the new version out at once, by itself, also while the operator is away.
+
+    Only if the conversations that were held back are not beyond them, too: what strikes both is not the new version's doing.
+    """
+
+    error_share: Annotated[str, Decimal(gt=0, le=1)] | None = "0.1"
+    """Of requests that end in an error of the server: 5xx, timed out, broken off."""
+    latency_seconds: Annotated[str, Decimal(gt=0, le=3600)] | None = None
+    """To the end of the answer; with `latencyShare`."""
+    latency_share: Annotated[str, Decimal(gt=0, le=1)] = "0.5"
+    """Of requests that may be slower than that."""
+    min_requests: Annotated[int, Field(ge=5, le=100_000)] = 20
+    """On the new version within the window, before anything is concluded."""
+    window_seconds: Annotated[int, Field(ge=1, le=600)] = 30
+
+
+class TripWire(Model):
+    """When a gateway takes a version out by itself, and what serves in its place."""
+
+    version: VersionName
+    instead: VersionName | None = None
+    """The previous version. Absent: the base model."""
+    limits: HardLimits
+
+
 Fallback = Literal["Base", "Error"]
 
 
@@ -67,6 +94,10 @@ class Route(Model):
     fallback: Fallback = "Base"
     """When an arm's version is on no pod that answers: Base serves the base model, Error answers 503."""
     limits: DomainLimits | None = None
+    trip_wire: TripWire | None = None
+    """While a new version is watched."""
+    aborted: Annotated[list[VersionName], Field(max_length=4)] = Field(default_factory=list)
+    """Versions that were rolled back with `inFlight: Abort`: what is under way on them ends now, with an error."""
 
 
 class KeyLimits(Model):

@@ -99,7 +99,13 @@ def parse(model: type[M], value: object, *, from_newer: bool = False) -> M:
         raise Invalid.of(error) from error
 
 
-_QUOTE_IT = 'must be a string; put a number in quotes, such as "0.98"'
+def _no_string(given: object) -> str:
+    """Return what to do about a value that is no string, without the value (it may hold content)."""
+    if given is None:
+        return "must be a string, and is null"
+    if isinstance(given, bool):
+        return 'must be a string; put it in quotes, such as "true"'
+    return 'must be a string; put a number in quotes, such as "0.98"' if isinstance(given, int | float) else "must be a string"
 
 
 class Invalid(ValueError):  # noqa: N818 - it is a statement about the input, read by users
@@ -113,10 +119,10 @@ class Invalid(ValueError):  # noqa: N818 - it is a statement about the input, re
     def of(cls, error: ValidationError) -> "Invalid":
         """Turn pydantic's report into one sentence a field, without the input (it may hold content)."""
         problems = []
-        for item in error.errors(include_url=False, include_input=False):
+        for item in error.errors(include_url=False):
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
             path = (path + str(item.get("ctx", {}).get("field", ""))).lstrip(".")
-            said = _QUOTE_IT if item["type"] == "string_type" else item["msg"].removeprefix("Value error, ")
+            said = _no_string(item["input"]) if item["type"] == "string_type" else item["msg"].removeprefix("Value error, ")
             problems.append(f"{path + ': ' if path else ''}{said}")
         return cls(problems)
 
@@ -161,6 +167,47 @@ class Decimal:
             raise ValueError("must be a decimal number in a string, such as '0.05' or '2e-4'")
         if not all(_COMPARE[sign](float(value), bound) for sign, bound in self._bounds()):
             raise ValueError(f"{value} must be {self._wanted()}")
+        return value
+
+
+DURATION_PATTERN = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def seconds_of(duration: str) -> int:
+    """Return the length of a duration such as `168h` or `1h30m`, in seconds."""
+    match = _DURATION.fullmatch(duration)
+    assert match is not None  # noqa: S101 - its schema has seen to it
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Annotation of a `str`: a length of time such as `168h`, `1h30m` or `90s`, within bounds that are written likewise."""
+
+    ge: str
+    le: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:  # noqa: ANN401 - pydantic's hook
+        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(min_length=2, max_length=24, strict=True))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's hook
+        rule = f"duration(self) >= duration('{self.ge}') && duration(self) <= duration('{self.le}')"
+        return {
+            "type": "string",
+            "minLength": 2,
+            "maxLength": 24,
+            "pattern": DURATION_PATTERN,
+            "x-kubernetes-validations": [{"rule": rule, "message": self._wanted()}],
+        }
+
+    def _wanted(self) -> str:
+        return f"must be a duration between {self.ge} and {self.le}, such as 168h or 1h30m"
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(DURATION_PATTERN, value) or not seconds_of(self.ge) <= seconds_of(value) <= seconds_of(self.le):
+            raise ValueError(self._wanted())
         return value
 
 

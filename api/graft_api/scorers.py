@@ -93,8 +93,8 @@ class Sample(Model):
     """Of the examples; chosen by hash, for both models the same."""
     max_requests: Annotated[int, Field(ge=1)] | None = None
     """
-    Budget of one job or one ShadowTest; of one day (UTC) where production is observed. A judge spends two an answer, all others one;
-    repeats after failures are not counted.
+    Budget of one job or one ShadowTest, which spends it over its `duration`; of one day (UTC) where production is observed. A judge spends
+    two an answer, all others one; repeats after failures are not counted.
     """
 
 
@@ -134,3 +134,8 @@ class Scorer(Model):
             field=".sample.maxRequests",
         ),
     )
+
+    def tokens(self) -> dict[str, str]:
+        """Return the environment variables that it takes tokens from, by field."""
+        asked = {"llmJudge": self.llm_judge, "http": self.http}
+        return {f"{name}.tokenEnv": one.token_env for name, one in asked.items() if one is not None and one.token_env is not None}

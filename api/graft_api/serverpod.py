@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from graft_api import dataplane as plane
+from graft_api.finetunejob import Credentials
 from graft_api.modelendpoint import ModelEndpointSpec
 from graft_api.reports import AUDIENCE
 
@@ -80,11 +81,13 @@ def agent(this: Sidecars, spec: ModelEndpointSpec) -> Manifest:
         # As vLLM beside it is started: the routes say what the spec says by now.
         "GRAFT_MAX_LORAS": str(spec.slots()),
         "GRAFT_MAX_LORA_RANK": str(spec.rank()),
-    }
+    } | ({"GRAFT_DOOR_ACCOUNT": spec.shadow.asking()} if spec.shadow else {})
+    if (drift := spec.drift_account()) is not None:
+        settings["GRAFT_DRIFT_ACCOUNT"] = drift
     return built | {
         "env": [*built["env"], *variables(settings)],
         "readinessProbe": _kubelet_asks("/readyz", plane.AGENT_HEALTH_PORT) | {"periodSeconds": 2},
-        "livenessProbe": _kubelet_asks("/livez", plane.AGENT_HEALTH_PORT) | {"periodSeconds": 10},
+        **alive(plane.AGENT_HEALTH_PORT),
         "volumeMounts": [
             mount("graft-run", plane.RUN_DIRECTORY),
             mount("graft-adapters", plane.ADAPTERS_DIRECTORY),
@@ -167,7 +170,7 @@ def volumes(endpoint: str, spec: ModelEndpointSpec) -> list[Manifest]:
         routes_volume(endpoint),
         reports_volume(),
         api_token_volume(),
-        credentials_volume(spec),
+        credentials_volume(spec.credentials),
     ]
     own = [_model_volume(spec), {"name": "graft-shm", "emptyDir": {"medium": "Memory"}}]
     return shared if spec.server.existing else [*own, *shared]
@@ -195,9 +198,9 @@ def api_token_volume() -> Manifest:
     return {"name": "graft-api", "projected": {"sources": sources}}
 
 
-def credentials_volume(spec: ModelEndpointSpec) -> Manifest:
+def credentials_volume(credentials: Credentials | None) -> Manifest:
     """Return the store's credentials. Optional: whoever needs them says by name what is missing, a kubelet would only wait."""
-    secret = spec.credentials.secret_ref if spec.credentials else None
+    secret = credentials.secret_ref if credentials else None
     source: Manifest = {"secret": {"secretName": secret.name, "optional": True}} if secret else {"emptyDir": {}}
     return {"name": "graft-credentials", **source}
 
@@ -256,6 +259,19 @@ def _claim(spec: ModelEndpointSpec) -> tuple[str, str] | None:
 
 def _drain_first() -> Manifest:
     return {"preStop": {"httpGet": {"path": plane.DRAIN_PATH, "port": plane.DOOR_PORT}}}
+
+
+def alive(port: int) -> Manifest:
+    """
+    Return the probes of a process of graft's own with `/livez` on a port: it has five minutes to start, on a node that is busy.
+
+    Without a startup probe the kubelet ends what has not begun to listen after half a minute, and so again and again.
+    """
+    asked = _kubelet_asks("/livez", port) | {"timeoutSeconds": 5}
+    return {
+        "startupProbe": asked | {"periodSeconds": 1, "failureThreshold": 300},
+        "livenessProbe": asked | {"periodSeconds": 10},
+    }
 
 
 def _kubelet_asks(path: str, port: int) -> Manifest:

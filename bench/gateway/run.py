@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 from collections import Counter
@@ -26,7 +25,7 @@ import graft
 import soak
 from measure import Length, Point, Seen, run
 from peers import PEERS
-from systems import ROOT, Cores, Running, System, mock, started
+from systems import ROOT, Cores, Running, System, machine, mock, started
 
 RESULTS = ROOT / "bench" / "results" / "gateway.json"
 SYSTEMS = (graft.GRAFT, *PEERS)
@@ -188,18 +187,6 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
 
 def method(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": options.seconds, "rounds": options.rounds, "spacing": options.spacing, "mock_delay_ms": 10, "tokens_per_second": 20}
-
-
-def machine(cores: Cores, busy: float) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), ""),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "pinning": f"system on core {cores.system}, mock and generator on {cores.instruments}" if cores.system else "none",
-        "load_before": busy,
-    }
 
 
 def port_of(running: Running) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from programs import program
 
@@ -62,6 +64,19 @@ class Cores:
     def separate(cls) -> Cores:
         first, *others = sorted(os.sched_getaffinity(0))
         return cls((first,), tuple(others)) if others else cls()
+
+
+def machine(cores: Cores, busy: float) -> dict[str, Any]:
+    """Where a run was made; `busy` is the load before it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "cpu": next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), ""),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "pinning": f"system on core {cores.system}, the rest on {cores.instruments}" if cores.system else "none",
+        "load_before": busy,
+    }
 
 
 def pinned(cores: tuple[int, ...], command: tuple[str, ...]) -> list[str]:

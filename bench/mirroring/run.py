@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -32,7 +31,7 @@ import graft
 import peers
 from measure import Length, Point, Seen, run
 from mirrored import COLLECTORS, Switched, gateway, litellm
-from systems import ROOT, Cores, Running, mock
+from systems import ROOT, Cores, Running, machine, mock
 
 RESULTS = ROOT / "bench" / "results" / "mirroring.json"
 CASES = (*COLLECTORS, "litellm")
@@ -166,18 +165,6 @@ def table(found: dict[str, Any]) -> None:
             *(f"{row['rss_mib']:.0f}", row["failed"]),
         )
         print("".join(f"{cell:>10}" for cell in cells))
-
-
-def machine(cores: Cores, busy: float) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), ""),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "pinning": f"system on core {cores.system}, the rest on {cores.instruments}" if cores.system else "none",
-        "load_before": busy,
-    }
 
 
 def write(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """
 Are the intervals what they say, and how fast are they?
 
-    make bench-statistics            everything, several minutes
-    python bench/statistics/run.py --quick          a quarter of the simulated tests
-    python bench/statistics/run.py --only speed     one part: speed, harm, or a kind's name; the others stay as they were
+    make bench-statistics            everything, about an hour on one core
+    python bench/statistics/run.py --quick                 a tenth of the simulated tests: too few for some of the bounds
+    python bench/statistics/run.py --tests 6000            so many; 5,856 are enough where 3.1 % pass falsely, see bounds.tests_needed
+    python bench/statistics/run.py --kinds mean speed      parts: kinds of metric, harm, watch, speed; the others stay as they were
 
-Every number comes from the code that production runs. Prints tables and writes bench/results/statistics.json. Exits with 1 where a
-bound of bounds.py is missed by what was run.
+Every number comes from the code that production runs. Prints tables and writes bench/results/statistics.json after every part.
+Exits with 1 where a bound of bounds.py is missed by what was run, also where that is for want of tests.
 """
 
 # ruff: noqa: E402 - one BLAS thread, and that must be said before numpy is imported
@@ -26,84 +27,75 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bounds import missed
-from looks import CASES, false_alarms, hours_until_stopped
-from simulation import Case, at_margin, cases, power, power_change
+import watches
+from bounds import COVERAGE, FALSE_PASS_UPPER, missed, tests_needed
+from looks import CASES, TESTS, false_alarms, hours_until_stopped
+from simulation import QUESTIONS, Case, at_margin, cases, confirm, power
 from speed import ARRIVING, REPLICATES, ours, pairs, scipys
 
 RESULT = Path(__file__).parents[1] / "results" / "statistics.json"
 
 
+PARTS = (*QUESTIONS, "harm", "watch", "speed")
+QUICK = 10
+POWER_TESTS = 2000
+"""Two rates on the same data differ by chance by half a point at most."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--tests", type=int, default=2000)
+    parser.add_argument("--kinds", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--tests", type=int, help="simulated tests of each row, in place of each kind's own number")
     options = parser.parse_args()
-    tests = options.tests // 4 if options.quick else options.tests
     # scipy warns that one replicate has no interval: it is only timed.
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    kinds: dict[str, Any] = result.setdefault("kinds", {})
-    for kind in dict.fromkeys(case.kind for case in cases()):
-        if wanted(options.only, kind):
-            kinds[kind] = simulate(kind, [case for case in cases() if case.kind == kind], tests)
-            save(result)
-    if wanted(options.only, "harm"):
-        result["harm"] = watch(tests)
-        save(result)
-    if wanted(options.only, "speed"):
-        result |= measure()
-        save(result)
-    failed = missed(ran(result, options.only))
+    result: dict[str, Any] = {}
+    for part in options.kinds:
+        found = ran(part, options.tests, QUICK if options.quick else 1)
+        save(found)
+        result = {**result, **found, "kinds": result.get("kinds", {}) | found.get("kinds", {})}
+    failed = missed(result)
     print("\n".join(["", *failed]) if failed else "\nall bounds are met")
     sys.exit(1 if failed else 0)
 
 
-def ran(result: dict[str, Any], only: list[str]) -> dict[str, Any]:
-    """Return the parts of a result that this run measured."""
-    part = {"kinds": {name: kind for name, kind in result["kinds"].items() if wanted(only, name)}}
-    if wanted(only, "harm"):
-        part["harm"] = result["harm"]
-    if wanted(only, "speed"):
-        part |= {name: result[name] for name in ("pairs_per_second", "ratio_to_scipy")}
-    return part
+def ran(part: str, tests: int | None, fraction: int) -> dict[str, Any]:
+    """Run one part, with so many tests or a fraction of its own number, and return what it adds to the result."""
+    if part == "speed":
+        return measure()
+    if part == "harm":
+        return {"harm": harm(tests or TESTS // fraction)}
+    if part == "watch":
+        return {"watch": watch(tests or watches.TESTS // fraction)}
+    return {"kinds": {part: simulate(part, tests or QUESTIONS[part].tests // fraction)}}
 
 
-def save(result: dict[str, Any]) -> None:
-    """Write after every part: a long run that is broken off keeps what it has."""
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+def save(found: dict[str, Any]) -> None:
+    """Write after every part: a long run that is broken off keeps what it has, and two may run beside each other."""
+    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    kinds = result.get("kinds", {}) | found.get("kinds", {})
+    ordered = {name: kinds[name] for name in PARTS if name in kinds}
+    aside = RESULT.with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps({**result, **found, "kinds": ordered}, indent=2) + "\n")
+    aside.replace(RESULT)
 
 
-def wanted(only: list[str], part: str) -> bool:
-    return not only or part in only
-
-
-def simulate(kind: str, found: list[Case], tests: int) -> dict[str, Any]:
+def simulate(kind: str, tests: int) -> dict[str, Any]:
     """Simulate one kind: coverage and false pass at both roles' margins on each traffic, power on one pair per conversation."""
-    # Quantiles need a product of 1,000 replicates with every bin: fewer tests keep the run to minutes.
-    tests = tests // 2 if kind.startswith("quantile") else tests
-    print(f"\n{kind}, {tests} tests each\n{'traffic':24} {'truth at':18} {'coverage':>9} {'false pass':>11} {'(upper)':>8} without")
-    rows = []
-    for case in found:
+    print(f"\n{kind}, {tests:,} tests each\n{'traffic':24} {'truth at':18} {'coverage':>9} {'false pass':>11} {'(upper)':>8} without")
+    rows: list[dict[str, Any]] = []
+    for case in cases(kind):
+        confirm(case, 3, np.random.default_rng(2))
         for role, change in (("primary", -case.margin), ("guardrail", case.margin)):
-            chance = np.random.default_rng([7, len(rows)])
-            coverage, passed, without = at_margin(case, change, tests, chance)
-            row = {
-                "traffic": case.traffic,
-                "role": role,
-                "without_interval": without,
-                "coverage": coverage.share,
-                "false_pass": passed.share,
-            }
-            rows.append(row | {"false_pass_upper": passed.upper})
-            rates = f"{coverage.share:9.2%} {passed.share:11.2%} {passed.upper:8.2%}"
-            print(f"{case.traffic:24} {role + ' margin':18} {rates} {without or '':>4}", flush=True)
-    shown, reference = power(found[0], power_change(found[0]), tests // 2, np.random.default_rng(11))
+            rows.append(_row(case, role, change, tests, np.random.default_rng([7, len(rows)])))
+    power_tests = min(tests, POWER_TESTS)
+    shown, reference = power(cases(kind)[0], power_tests, np.random.default_rng(11))
     print(f"power {shown.share:.1%}, reference on the same data {reference.share:.1%}", flush=True)
     return {
         "tests": tests,
-        "coverage": max((row["coverage"] for row in rows), key=lambda share: abs(share - 0.95)),
+        "power_tests": power_tests,
+        "coverage": max((row["coverage"] for row in rows), key=lambda share: abs(share - COVERAGE)),
         "false_pass": max(row["false_pass"] for row in rows),
         "false_pass_upper": max(row["false_pass_upper"] for row in rows),
         "power": shown.share,
@@ -112,27 +104,66 @@ def simulate(kind: str, found: list[Case], tests: int) -> dict[str, Any]:
     }
 
 
-def watch(tests: int) -> dict[str, Any]:
+def _row(case: Case, role: str, change: float, tests: int, chance: np.random.Generator) -> dict[str, Any]:
+    coverage, passed, without = at_margin(case, change, tests, chance)
+    rates = f"{coverage.share:9.2%} {passed.share:11.2%} {passed.upper:8.2%}"
+    print(f"{case.traffic:24} {role + ' margin':18} {rates} {without or '':>4}", flush=True)
+    return {
+        "traffic": case.traffic,
+        "role": role,
+        "without_interval": without,
+        "coverage": coverage.share,
+        "false_pass": passed.share,
+        "false_pass_upper": passed.upper,
+        "tests_needed": tests_needed(passed.share, FALSE_PASS_UPPER),
+    }
+
+
+def harm(tests: int) -> dict[str, Any]:
     """Simulate a week of hourly looks."""
-    tests = tests // 2
-    print(f"\nharm, 168 hourly looks, {tests} tests each\n{'metric':26} {'truth':22} {'stopped':>8} {'(upper)':>8}")
-    rows = []
+    print(f"\nharm, 168 hourly looks, {tests:,} tests each\n{'metric':26} {'truth':22} {'stopped':>8} {'(upper)':>8}")
+    rows: list[dict[str, Any]] = []
     for name in CASES:
         for truth, at in (("no difference", 0.0), ("guardrail's margin", 1.0)):
-            rate = false_alarms(name, at, tests, np.random.default_rng(3))
+            rate = false_alarms(name, at, tests, 3)
             rows.append({"metric": name, "truth": truth, "stopped": rate.share, "stopped_upper": rate.upper})
             print(f"{name:26} {truth:22} {rate.share:8.2%} {rate.upper:8.2%}", flush=True)
-        hours = hours_until_stopped(name, 4.0, 40, np.random.default_rng(5))
+        hours = hours_until_stopped(name, 4.0, 40, 5)
         rows.append({"metric": name, "truth": "four margins worse", "median_hours": hours if np.isfinite(hours) else None})
         print(f"{name:26} {'four margins worse':22} median {hours:.0f} h", flush=True)
-    return {"tests": tests, "rows": rows, "stopped": max(row["stopped"] for row in rows if "stopped" in row)}
+    upper = max(row["stopped_upper"] for row in rows if "stopped" in row)
+    return {"tests": tests, "rows": rows, "stopped": max(row["stopped"] for row in rows if "stopped" in row), "stopped_upper": upper}
+
+
+def watch(tests: int) -> dict[str, Any]:
+    """Simulate watches of new versions."""
+    print(f"\nwatch, {watches.LOOKS:,} looks, {tests:,} watches each\n{'no worse than allowed':36} {'breached':>9} {'(upper)':>8}")
+    rows: list[dict[str, Any]] = []
+    for name in watches.CASES:
+        rate = watches.false_breaches(name, tests)
+        rows.append({"case": name, "breached": rate.share, "breached_upper": rate.upper})
+        print(f"{name:36} {rate.share:9.2%} {rate.upper:8.2%}", flush=True)
+    print(f"\n{'errors on the new version, 1 % before':38} {'share of traffic':>17} {'conversations':>14} {'(9 of 10)':>10}")
+    detected: list[dict[str, Any]] = []
+    for steps in (watches.WATCH, watches.FIRST):
+        for share in watches.DETECTED:
+            middle, late = watches.conversations_until(share, steps, max(tests // 10, 10))
+            detected.append({"errors": share, "new_share": steps[0][1], "median_conversations": _finite(middle)})
+            detected[-1] |= {"p90_conversations": _finite(late)}
+            print(f"{share:38.0%} {steps[0][1]:17.0%} {middle:14,.0f} {late:10,.0f}", flush=True)
+    upper = max(row["breached_upper"] for row in rows)
+    return {"tests": tests, "looks": watches.LOOKS, "breached_upper": upper, "rows": rows, "detected": detected}
+
+
+def _finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
 
 
 def measure() -> dict[str, Any]:
     """Time a million pairs, alone on one core."""
     count, replicates = 1_000_000, 10
     print(f"\nspeed, {count:,} pairs, 5 metrics, {REPLICATES} replicates, one BLAS thread")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for per in (1, 3, 5):
         for arriving in (ARRIVING, 65_536):
             found = ours(pairs(count, per, per), arriving)

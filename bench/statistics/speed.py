@@ -86,8 +86,11 @@ def _scipy(metric: Metric, sides: tuple[np.ndarray, np.ndarray], replicates: int
 
     def statistic(b: np.ndarray, c: np.ndarray, axis: int = -1) -> np.ndarray:
         if metric.quantile is not None:
-            return np.quantile(c, metric.quantile, axis=axis) - np.quantile(b, metric.quantile, axis=axis)
-        return np.mean(c, axis=axis) - np.mean(b, axis=axis)
+            sides = np.quantile(c, metric.quantile, axis=axis), np.quantile(b, metric.quantile, axis=axis)
+        else:
+            sides = np.mean(c, axis=axis), np.mean(b, axis=axis)
+        apart: np.ndarray = sides[0] - sides[1]
+        return apart
 
     start = time.perf_counter()
     found = stats.bootstrap(sides, statistic, paired=True, vectorized=True, n_resamples=replicates, batch=1, method="percentile", rng=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -9,10 +10,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graft_api.comparison import Metric, Scale
 from graft_evaluation.paired.batch import Batch
 
 WORST = 4096.0
 """What an answer that never came counts as where tokens or scores are simulated."""
+
+
+SPREAD = 0.5
+"""Standard deviation of the logarithm of tokens and seconds."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Shape:
     def draw(self, chance: np.random.Generator) -> NDArray[np.intp]:
         """Return each pair's conversation."""
         if self.sizes == "one":
-            sizes = np.ones(self.conversations, int)
+            sizes: NDArray[np.int64] = np.ones(self.conversations, np.int64)
         elif self.sizes == "geometric":
             sizes = chance.geometric(1 / 3, self.conversations)
         else:
@@ -51,6 +57,17 @@ class Truth:
     missing: tuple[float, float] = (0.0, 0.0)
     """Shares of the incumbent's and the candidate's answers that never come."""
 
+    def per_unit(self, metric: Metric) -> float:
+        """Return the `change` that moves the metric by one unit of its margin."""
+        as_share = self.family in ("tokens", "seconds")
+        if (metric.scale is Scale.RELATIVE) == as_share:
+            return 1.0
+        if not as_share:
+            return self.level
+        quantile = NormalDist().inv_cdf(metric.quantile) if metric.quantile is not None else None
+        typical = math.exp(SPREAD**2 / 2) if quantile is None else math.exp(SPREAD * quantile)
+        return 1 / (self.level * typical)
+
     def values(self, latent: NDArray[np.float64], *, candidate: bool) -> NDArray[np.float64]:
         """Return values from standard normal latents."""
         if self.family == "events":
@@ -59,7 +76,7 @@ class Truth:
         if self.family == "scores":
             # A triangle-like bounded score would not shift: mean and margin are what matters here.
             return self.level + 0.2 * latent + (self.change if candidate else 0.0)
-        return self.level * np.exp(0.5 * latent) * (1 + self.change if candidate else 1.0)
+        return self.level * np.exp(SPREAD * latent) * (1 + self.change if candidate else 1.0)
 
 
 def batch(shape: Shape, truth: Truth, chance: np.random.Generator) -> Batch:
@@ -67,7 +84,7 @@ def batch(shape: Shape, truth: Truth, chance: np.random.Generator) -> Batch:
     conversation = shape.draw(chance)
     pairs = len(conversation)
     common, own = chance.standard_normal((3, shape.conversations)), chance.standard_normal((3, pairs))
-    sides = []
+    sides: list[NDArray[np.float64]] = []
     for side in (1, 2):
         together = np.sqrt(0.5) * common[0] + np.sqrt(0.5) * common[side]
         alone = np.sqrt(0.4) * own[0] + np.sqrt(0.6) * own[side]
@@ -75,7 +92,7 @@ def batch(shape: Shape, truth: Truth, chance: np.random.Generator) -> Batch:
     keys = chance.integers(0, 2**64, shape.conversations, np.uint64)[conversation]
     first = np.concatenate([[True], conversation[1:] != conversation[:-1]])
     values = [truth.values(latent, candidate=index == 1)[None] for index, latent in enumerate(sides)]
-    for side, share in zip(values, truth.missing, strict=True):
+    for values_of, share in zip(values, truth.missing, strict=True):
         if share:
-            side[:, chance.random(pairs) < share] = WORST
+            values_of[:, chance.random(pairs) < share] = WORST
     return Batch(keys, first, np.arange(pairs), values[0], values[1])

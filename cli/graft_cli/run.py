@@ -39,11 +39,19 @@ def run(job_file: Path, *, signing_key: Path | None = None, work: Path | None = 
 def read_job(path: Path) -> FineTuneJob:
     """Read and check a job file as the API server does."""
     try:
-        return parse(FineTuneJob, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return job_of(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise Invalid([f"{path}: {error.strerror}"]) from error
     except yaml.YAMLError as error:
         raise Invalid([f"{path}: not YAML: {error}"]) from error
+
+
+def job_of(document: object) -> FineTuneJob:
+    """Return the job of a manifest. Raises `Invalid`."""
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    if isinstance(metadata, dict) and not isinstance(metadata.get("name", ""), str):
+        raise Invalid(["metadata.name: must be a string; put a number in quotes"])
+    return parse(FineTuneJob, document)
 
 
 def manifest_of(job: FineTuneJob) -> RunManifest:

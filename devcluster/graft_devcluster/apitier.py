@@ -133,7 +133,7 @@ class ApiServer:
         binaries.ensure(["etcd", "kube-apiserver", *(["kube-controller-manager"] if self._controllers else [])])
         folder = Path(tempfile.mkdtemp(prefix="graft-api-"))
         self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
-        self._plane = plane = ControlPlane(folder, PlanePorts(*free_ports(5)), IPv4Network("10.0.0.0/24"))
+        self._plane = plane = ControlPlane(folder, PlanePorts(*free_ports(5)), IPv4Network("10.0.0.0/16"))
         self._processes = processes = Processes(folder / "pids", folder / "logs", die_with_parent=True)
         self._resources.callback(self._stop_processes, processes)
         plane.pki.ensure(controlplane.identities(plane))

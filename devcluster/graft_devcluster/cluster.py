@@ -23,6 +23,7 @@ from graft_devcluster import (
     node,
     packages,
     ports,
+    prometheus,
     s3,
     tools,
 )
@@ -121,6 +122,7 @@ class NodeStart:
 
     def build(self, extras: Collection[str]) -> None:
         self.toolbox.ensure([*tools.NODE_TIER, *extras])
+        prometheus.ensure(self.settings.cache)
 
     def prepare_host(self) -> None:
         settings = self.settings
@@ -138,7 +140,7 @@ class NodeStart:
         containerd.ensure_pause_image(self.settings, self.toolbox.path("pause"))
 
     def control_plane(self) -> ApiClient:
-        self.plane.pki.ensure([*controlplane.identities(self.plane), *node.identities(self.settings)])
+        self.plane.pki.ensure([*controlplane.identities(self.plane), *node.identities(self.settings), prometheus.IDENTITY])
         client = apitier.start_api_server(self.plane, self.processes, Programs(self.toolbox))
         for resource in manifests.all_objects(self.settings, s3.credentials(self.settings).environment()):
             client.apply(resource)
@@ -157,6 +159,9 @@ class NodeStart:
         corefile = self._config("Corefile", node.corefile(settings, dns, node.upstream_servers(_host_resolv_conf())))
         processes.ensure(node.coredns(path("coredns"), corefile, dns))
         processes.ensure(s3.gateway(settings, path("versitygw")))
+        pods = self._kubeconfig(prometheus.NAME, prometheus.IDENTITY.common_name)
+        processes.ensure(prometheus.discoverer(settings, pods))
+        processes.ensure(prometheus.server(settings, self._config("prometheus.json", node.as_json(prometheus.configuration(settings)))))
 
     def kuberay(self, client: ApiClient) -> None:
         kuberay.start(self.settings, self.processes, self.toolbox, client, self.plane.url)
@@ -172,6 +177,7 @@ class NodeStart:
         self.processes.wait_for("coredns", lambda: _answers(dns), _READY_SECONDS)
         self.processes.wait_for("kube-controller-manager", lambda: client.exists(account), _READY_SECONDS)
         self.processes.wait_for("versitygw", lambda: _answers(s3.endpoint(settings)), _READY_SECONDS)
+        self.processes.wait_for(prometheus.NAME, lambda: _answers(f"{prometheus.url(settings)}/-/ready"), _READY_SECONDS)
 
     def _start_kubelet(self) -> None:
         kubeconfig = self._kubeconfig("kubelet", f"system:node:{self.settings.node_name}")
@@ -226,6 +232,8 @@ def listeners(settings: Settings, tier: Tier) -> list[ports.Listener]:
         ("coredns", Port.DNS_HEALTH, local),
         ("coredns", Port.DNS_READY, local),
         ("versitygw", Port.S3, on_node),
+        (prometheus.NAME, Port.PROMETHEUS, on_node),
+        (prometheus.DISCOVERY, Port.DISCOVERY, local),
     ]
     chosen = api if tier is Tier.API else [*api, *on_nodes]
     configurable = [ports.Listener(daemon, which, address, settings.port(which)) for daemon, which, address in chosen]

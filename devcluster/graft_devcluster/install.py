@@ -13,6 +13,8 @@ from graft_devcluster.tools import Toolbox
 
 NAMESPACE = "graft-system"
 RELEASE = "graft"
+SCRAPED = (r"podAnnotations.prometheus\.io/scrape=true", r"podAnnotations.prometheus\.io/port=8080")
+"""So that the cluster's Prometheus reads the operator, too."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def install(settings: Settings, references: Mapping[str, str], *values: str) -> 
     """Install or upgrade the chart with these images (`operator`, `trainer`) and wait until the operator is ready."""
     chart = Path(__file__).parents[2] / "charts" / "graft"
     chosen = [*images.chart_values(references), *values]
-    sets = [part for value in chosen for part in ("--set", value)]
+    sets = [part for value in chosen for part in ("--set", value)] + [part for value in SCRAPED for part in ("--set-string", value)]
     command = ["helm", "upgrade", "--install", RELEASE, str(chart), "--namespace", NAMESPACE, "--create-namespace"]
     Tools(settings).run(*command, *sets, "--wait", "--timeout", "3m")
 

@@ -73,7 +73,7 @@ class LocalOperator:
     def start(self) -> None:
         """Start the process and wait until it leads."""
         environment = dict(os.environ) | {
-            "KUBECONFIG": str(self._kubeconfig()),
+            "KUBECONFIG": str(self.kubeconfig()),
             "GRAFT_NAMESPACE": NAMESPACE,
             "GRAFT_POD_NAME": "local",
             "GRAFT_POD_IP": "127.0.0.2",
@@ -112,7 +112,8 @@ class LocalOperator:
             text: str = answer.read().decode()
             return text
 
-    def _kubeconfig(self) -> Path:
+    def kubeconfig(self) -> Path:
+        """Write down the operator's own credentials, a token of its account; the file."""
         token = self.kubectl("create", "token", "graft-operator", "-n", NAMESPACE, "--duration=12h").strip()
         document = yaml.safe_load(self.server.kubeconfig.read_text())
         document["users"] = [{"name": "operator", "user": {"token": token}}]

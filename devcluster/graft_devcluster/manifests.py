@@ -1,4 +1,4 @@
-"""The objects a fresh cluster needs: what its components may do, and S3 as a Service. Pure: settings in, dicts out."""
+"""The objects a fresh cluster needs: what its components may do, what runs on the node as Services. Pure: settings in, dicts out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ RBAC = "rbac.authorization.k8s.io"
 
 
 def all_objects(settings: Settings, s3_secret: dict[str, str]) -> list[dict[str, Any]]:
-    return [*kubelet_access(), *cluster_dns(), namespace(), *s3(settings), secret("s3-credentials", s3_secret)]
+    # Embeddings: the demo's own, while it runs.
+    ports = {"s3": Port.S3, "prometheus": Port.PROMETHEUS, "embeddings": Port.EMBEDDINGS}
+    services = [part for name, port in ports.items() for part in on_node(settings, name, port)]
+    return [*kubelet_access(), *cluster_dns(), *scraping(), namespace(), *services, secret("s3-credentials", s3_secret)]
 
 
 def kubelet_access() -> list[dict[str, Any]]:
@@ -32,23 +35,29 @@ def cluster_dns() -> list[dict[str, Any]]:
     return [role, _bind("graft:coredns", "graft:coredns", "system:coredns")]
 
 
+def scraping() -> list[dict[str, Any]]:
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": "graft:prometheus"}, "rules": rules}
+    return [role, _bind("graft:prometheus", "graft:prometheus", "graft-prometheus")]
+
+
 def namespace() -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 
 
-def s3(settings: Settings) -> list[dict[str, Any]]:
-    """A Service without a selector that leads to the gateway on the node's address."""
-    metadata, kubernetes = {"name": "s3", "namespace": NAMESPACE}, "kubernetes.io"
+def on_node(settings: Settings, name: str, port: Port) -> list[dict[str, Any]]:
+    """A Service without a selector that leads to a daemon on the node's address."""
+    metadata, kubernetes = {"name": name, "namespace": NAMESPACE}, "kubernetes.io"
     service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"name": "http", "port": 80}]}}
     endpoints = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
             **metadata,
-            "labels": {f"{kubernetes}/service-name": "s3", f"endpointslice.{kubernetes}/managed-by": "graft-devcluster"},
+            "labels": {f"{kubernetes}/service-name": name, f"endpointslice.{kubernetes}/managed-by": "graft-devcluster"},
         },
         "addressType": "IPv4",
-        "ports": [{"name": "http", "port": settings.port(Port.S3), "protocol": "TCP"}],
+        "ports": [{"name": "http", "port": settings.port(port), "protocol": "TCP"}],
         "endpoints": [{"addresses": [str(settings.node_address)], "conditions": {"ready": True}}],
     }
     return [service, endpoints]

@@ -6,14 +6,18 @@ upstream version is what is asked for. An exact revision would vanish from the a
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft_devcluster.errors import ClusterError
+from graft_devcluster.settings import cache_root
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ DOOR_PACKAGES: tuple[Package, ...] = (
     Package("libnginx-mod-http-set-misc", "/usr/lib/nginx/modules/ngx_http_set_misc_module.so", {"12": "0.33*"}),
 )
 """What the serving image has, too: the door's tests run a real one."""
+BROWSER_PACKAGES: tuple[Package, ...] = (
+    Package("chromium", "chromium", {"12": "*"}),
+    Package("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu", {"12": "*"}),
+)
+"""What reports are looked at with."""
 API_TIER_PROGRAMS = ("openssl", "setpriv")
 
 
@@ -59,11 +68,27 @@ def ensure(wanted: tuple[Package, ...] = PACKAGES) -> None:
     if release is None or any(release not in package.versions for package in absent):
         raise ClusterError(f"these programs are missing and only Debian 12 is known well enough to install them here: {names}")
     print(f"installing Debian packages: {names}", flush=True)
+    with alone():
+        run(["apt-get", "update", "-qq"])
+        run(install_command(absent, release))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One of our commands at a time uses apt: it does not wait for itself."""
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(command: list[str], folder: Path | None = None) -> None:
+    """Run a program of Debian's package management in a folder. Raises ClusterError with what it said."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-qq"], install_command(absent, release)):
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode:
-            raise ClusterError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise ClusterError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
 
 
 def install_command(packages: list[Package], release: str) -> list[str]:
@@ -86,4 +111,4 @@ def _is_there(evidence: str) -> bool:
 
 
 if __name__ == "__main__":
-    ensure(DOOR_PACKAGES)
+    ensure({"door": DOOR_PACKAGES, "browser": BROWSER_PACKAGES}[sys.argv[1]])

@@ -48,6 +48,9 @@ class Port(StrEnum):
     DNS_HEALTH = "coredns health"
     DNS_READY = "coredns ready"
     S3 = "versitygw"
+    PROMETHEUS = "prometheus"
+    DISCOVERY = "prometheus-discovery"
+    EMBEDDINGS = "embeddings"
     KUBERAY_METRICS = "kuberay metrics"
     KUBERAY_HEALTH = "kuberay health"
 
@@ -65,6 +68,9 @@ _OFFSETS: Mapping[Port, int] = {
     Port.DNS_HEALTH: 9,
     Port.DNS_READY: 10,
     Port.S3: 70,
+    Port.PROMETHEUS: 71,
+    Port.DISCOVERY: 72,
+    Port.EMBEDDINGS: 73,
     Port.KUBERAY_METRICS: 80,
     Port.KUBERAY_HEALTH: 81,
 }

@@ -13,17 +13,29 @@ from graft_api.comparison import (
     Clock,
     Comparison,
     Contrast,
+    Direction,
     Estimate,
     Exclusion,
+    Kind,
     Limits,
     Metric,
     MetricReading,
     MetricVerdict,
     Outcome,
     Role,
+    Scale,
     Verdict,
+    progress,
+    spoken,
 )
-from graft_evaluation.paired.sentences import describe, describe_first_turn, describe_harm, describe_instrument
+from graft_evaluation.paired.sentences import (
+    describe,
+    describe_broken,
+    describe_first_turn,
+    describe_harm,
+    describe_instrument,
+    describe_left_out,
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +53,10 @@ def verdict(comparison: Comparison, limits: Limits, clock: Clock) -> Verdict:
     if early:
         return _verdict(_first(early), [finding.reason for finding in early], comparison, metrics)
     if clock.elapsed < clock.duration:
-        return _pending(f"{clock.elapsed:.0f} of {clock.duration:.0f} hours; read once, at the end", comparison)
+        return _pending(f"{progress(clock.elapsed, clock.duration)}; read once, at the end", comparison)
     little = list(_too_little(comparison, limits))
     if little and clock.elapsed < clock.max_duration:
-        return _pending(f"{little[0]}; extended to at most {clock.max_duration:.0f} hours", comparison)
+        return _pending(f"{little[0]}; extended to at most {spoken(clock.max_duration)}", comparison)
     return _at_horizon(comparison, limits, metrics, little)
 
 
@@ -59,7 +71,9 @@ def _at_horizon(comparison: Comparison, limits: Limits, metrics: list[MetricVerd
     if not deciding:
         return _verdict(Outcome.INCONCLUSIVE, ["no metric decides: all are informational"], comparison, metrics)
     outcome = _intersection([metric.outcome for metric in deciding])
-    objections = [*_contradictions(deciding, outcome), *(_unchecked(comparison, limits) if outcome is Outcome.PASSED else [])]
+    objections = list(_contradictions(deciding, outcome))
+    if outcome is Outcome.PASSED:
+        objections += [*_unchecked(comparison, limits), *_flattered(comparison)]
     if objections:
         return _verdict(Outcome.INCONCLUSIVE, objections, comparison, metrics)
     return _verdict(outcome, [metric.sentence for metric in deciding if metric.outcome is outcome], comparison, metrics)
@@ -109,9 +123,19 @@ def _broken(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
 
 
 def _harm(comparison: Comparison) -> Iterator[Finding]:
+    """Say which metrics show harm; where the instrument shows as much of the same model twice, it is the instrument's."""
+    checks = {reading.metric.name: reading for reading in (comparison.instrument.metrics if comparison.instrument else [])}
     for _, reading in _deciding(comparison.contrasts):
-        if reading.harm is not None and reading.harm.shown:
-            yield Finding(Outcome.FAILED, describe_harm(reading.metric, reading.harm))
+        if reading.harm is None or not reading.harm.shown:
+            continue
+        check = checks.get(reading.metric.name)
+        if check is not None and check.harm is not None and check.harm.shown:
+            yield Finding(
+                Outcome.ERROR, f"production and the shadow's incumbent, the same model: {describe_harm(check.metric, check.harm)}"
+            )
+        elif check is not None and (drift := _drift(reading, check.overall)) is not None and drift.outcome is Outcome.ERROR:
+            yield drift
+        yield Finding(Outcome.FAILED, describe_harm(reading.metric, reading.harm))
 
 
 def _switched(clock: Clock) -> Iterator[Finding]:
@@ -138,6 +162,9 @@ def _exclusions(comparison: Comparison, limits: Limits) -> Iterator[str]:
         if abs(incumbent - candidate) > limits.max_exclusion_difference:
             shares = f"{contrast.name}: {incumbent:.1%} of requests were excluded for the incumbent and {candidate:.1%} for the candidate"
             yield f"{shares}, a difference of at most {limits.max_exclusion_difference:.1%} is allowed"
+        left_out = sum(exclusion.count for exclusion in contrast.exclusions)
+        if left_out > limits.max_excluded_share * (contrast.pairs + left_out):
+            yield describe_left_out(contrast.name, left_out, contrast.pairs + left_out, limits.max_excluded_share)
 
 
 def _excluded_share(contrast: Contrast, side: str) -> float:
@@ -162,16 +189,50 @@ def _instrument(comparison: Comparison) -> Iterator[Finding]:
     """
     checks = _checks(comparison)
     for _, reading in _deciding(comparison.contrasts):
-        metric, check = reading.metric, checks.get(reading.metric.name)
-        if check is None or reading.overall is None:
+        drift = _drift(reading, checks.get(reading.metric.name))
+        if drift is not None:
+            yield drift
+
+
+def _drift(reading: MetricReading, check: Estimate | None) -> Finding | None:
+    metric = reading.metric
+    if check is None or reading.overall is None:
+        return None
+    allowed = metric.margin / 2
+    if metric.role is Role.PRIMARY:
+        allowed = max(metric.margin, abs(reading.overall.improvement)) / 2
+    if check.low > allowed or check.high < -allowed:
+        return Finding(Outcome.ERROR, describe_instrument(metric, check, allowed))
+    if abs(check.improvement) > allowed and (check.low > 0 or check.high < 0):
+        return Finding(Outcome.INCONCLUSIVE, describe_instrument(metric, check, allowed))
+    return None
+
+
+def _flattered(comparison: Comparison) -> Iterator[str]:
+    """
+    Say which metrics would not pass if the answers that broke their scorer were the worst.
+
+    Such pairs are in no sum. Answers of both sides break a scorer now and then; what it broke on more often than where the incumbent
+    was asked twice is the candidate's doing, and a pass must hold with these at the worst (the bound without assumptions on what is
+    missing: Manski 1990, American Economic Review 80:319).
+    """
+    twice = {reading.metric.name: _broke(reading) for reading in (comparison.instrument.metrics if comparison.instrument else [])}
+    for _, reading in _deciding(comparison.contrasts):
+        metric, estimate = reading.metric, reading.overall
+        excess = _broke(reading) - twice.get(metric.name, 0.0)
+        if estimate is None or excess <= 0 or metric.kind is Kind.QUANTILE:
             continue
-        allowed = metric.margin / 2
-        if metric.role is Role.PRIMARY:
-            allowed = max(metric.margin, abs(reading.overall.improvement)) / 2
-        if check.low > allowed or check.high < -allowed:
-            yield Finding(Outcome.ERROR, describe_instrument(metric, check, allowed))
-        elif abs(check.improvement) > allowed and (check.low > 0 or check.high < 0):
-            yield Finding(Outcome.INCONCLUSIVE, describe_instrument(metric, check, allowed))
+        worst = metric.worst if metric.worst is not None else float(metric.direction is Direction.LOWER)
+        scale = estimate.incumbent if metric.scale is Scale.RELATIVE else 1.0
+        lowered = (1 - excess) * estimate.low - excess * abs(worst - estimate.incumbent) / scale
+        if assess(metric, estimate.model_copy(update={"low": lowered})) is not Outcome.PASSED:
+            yield describe_broken(metric, _broke(reading), twice.get(metric.name, 0.0))
+
+
+def _broke(reading: MetricReading) -> float:
+    """Return the share of sampled pairs that the scorer failed on."""
+    sampled = reading.pairs + reading.scorer_failures
+    return reading.scorer_failures / sampled if sampled else 0.0
 
 
 def _unchecked(comparison: Comparison, limits: Limits) -> Iterator[str]:

@@ -27,6 +27,11 @@ class Config:
     reports_certificate_folder: Path | None = None
     """With cert-manager: where its Secret is mounted."""
     policies_file: Path = Path("/etc/graft/policies/policies.yaml")
+    prometheus_url: str = ""
+    """For TuningPolicies that name no server. Empty: there is none."""
+    prometheus_token_file: Path | None = None
+    """Sent there and nowhere else."""
+    prometheus_authority_file: Path | None = None
     health_port: int = 8080
     lease: str = "graft-operator"
     lease_times: LeaseTimes = field(default_factory=LeaseTimes)
@@ -44,6 +49,7 @@ class Config:
 def from_environment(environ: Mapping[str, str]) -> Config:
     """Read GRAFT_* variables. Raises `MissingSetting`."""
     default = LeaseTimes()
+    prometheus = {name: environ.get(f"GRAFT_PROMETHEUS_{name}") for name in ("TOKEN_FILE", "CA_FILE")}
     certificate, kubeconfig = environ.get("GRAFT_REPORTS_CERTIFICATE"), environ.get("KUBECONFIG")
     return Config(
         namespace=required(environ, "GRAFT_NAMESPACE"),
@@ -59,6 +65,9 @@ def from_environment(environ: Mapping[str, str]) -> Config:
         reports_secret=environ.get("GRAFT_REPORTS_SECRET", Config.reports_secret),
         reports_certificate_folder=Path(certificate) if certificate else None,
         policies_file=Path(environ.get("GRAFT_POLICIES_FILE", Config.policies_file)),
+        prometheus_url=environ.get("GRAFT_PROMETHEUS_URL", "").rstrip("/"),
+        prometheus_token_file=Path(prometheus["TOKEN_FILE"]) if prometheus["TOKEN_FILE"] else None,
+        prometheus_authority_file=Path(prometheus["CA_FILE"]) if prometheus["CA_FILE"] else None,
         reports_port=whole_number(environ, "GRAFT_REPORTS_PORT", Config.reports_port),
         health_port=whole_number(environ, "GRAFT_HEALTH_PORT", Config.health_port),
         lease=environ.get("GRAFT_LEASE", Config.lease),

@@ -8,6 +8,7 @@ Service at itself.
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from uuid import uuid4
@@ -15,8 +16,8 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry, Gauge
 
 from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL, LEDGER_RECORD, RECORD_LABEL, ROUTES_RECORD
-from graft_api.health import TERMINAL
-from graft_operator.adapter.index import AdapterIndex, endpoint_of
+from graft_api.health import SHADOW_TERMINAL, TERMINAL
+from graft_operator.adapter.index import AdapterIndex, adapter_of, endpoint_of
 from graft_operator.adapter.reconcile import Adapters
 from graft_operator.config import Config, from_environment
 from graft_operator.engine.clock import SystemClock
@@ -27,14 +28,27 @@ from graft_operator.engine.kube import Kube, Selection
 from graft_operator.engine.leadership import Candidate, Leadership
 from graft_operator.engine.process import LedProcess, controller_service
 from graft_operator.engine.queue import Key, WorkQueue
-from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, FINE_TUNE_JOBS, JOBS, MODEL_ENDPOINTS, PODS
+from graft_operator.engine.resources import (
+    ADAPTER_APPROVALS,
+    ADAPTERS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    FINE_TUNE_JOBS,
+    JOBS,
+    MODEL_ENDPOINTS,
+    PODS,
+    SHADOW_TESTS,
+    TUNING_POLICIES,
+    Resource,
+)
 from graft_operator.engine.resync import Resync, ResyncSource
 from graft_operator.engine.watch import Watch, Watcher, owner_key
-from graft_operator.finetunejob.children import JOB_LABEL
 from graft_operator.finetunejob.claims import Claims
 from graft_operator.finetunejob.observed import Settings
 from graft_operator.finetunejob.reconcile import FineTuneJobs
+from graft_operator.modelendpoint.audit import Audit
 from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.metrics import PromotionMetrics
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
 from graft_operator.reports.ca import Trust
@@ -45,6 +59,13 @@ from graft_operator.reports.policies import PolicyGuard, load_expected
 from graft_operator.reports.server import ReportsServer
 from graft_operator.reports.service import ReportsEndpoint
 from graft_operator.reports.tls import ServingCertificate
+from graft_operator.shadowtest.index import ShadowIndex, production_of
+from graft_operator.shadowtest.reconcile import ShadowTests
+from graft_operator.tuningpolicy.evaluating import Evaluations
+from graft_operator.tuningpolicy.index import LaunchedJobs
+from graft_operator.tuningpolicy.metrics import PolicyMetrics
+from graft_operator.tuningpolicy.prometheus import Prometheus, Server
+from graft_operator.tuningpolicy.reconcile import TuningPolicies
 from graft_runtime.environment import MissingSetting
 from graft_runtime.health import Checks, HealthServer
 from graft_runtime.logs import configure_logging
@@ -83,8 +104,8 @@ def compose(config: Config, kube: Kube) -> LedProcess:
     guard = PolicyGuard(kube, clock, load_expected(config.policies_file))
     certificate = ServingCertificate(certificate_source(config, kube, clock), clock)
     events = EventRecorder(leader, clock, config.pod_name)
-    wake = Wake(AdapterIndex(), WorkQueue(clock, random), WorkQueue(clock, random))
-    fleet = Fleet(clock, wake.endpoint_and_adapters)
+    wake = Wake(AdapterIndex(), ShadowIndex(), *(WorkQueue(clock, random) for _ in range(3)))
+    fleet = Fleet(clock, wake.all_of)
     hearsay = Hearsay(fleet, clock)
     reports = ReportsServer(Claims(leader, clock, guard, events), Identities(kube, clock), lambda: leadership.is_leader, clock, fleet)
     endpoint = ReportsEndpoint(leader, clock, config.namespace, config.reports_service, config.pod_name, config.pod_ip, config.reports_port)
@@ -108,31 +129,36 @@ def compose(config: Config, kube: Kube) -> LedProcess:
         hearsay=hearsay,
         epoch=lambda: leadership.epoch,
         salt=lambda _: f"{random.getrandbits(64):016x}",
+        audit=Audit(PromotionMetrics(registry)),
     )
     adapters = Adapters(leader, clock, events, hearsay)
-    metrics, queue = ReconcileMetrics(registry), WorkQueue(clock, random)
+    tests = ShadowTests(leader, clock, events, guard, hearsay)
+    evaluations = Evaluations(leader, clock, Prometheus(), prometheus_of(config))
+    policies = TuningPolicies(leader, clock, events, guard, hearsay, evaluations, PolicyMetrics(registry))
+    metrics, queue, launching = ReconcileMetrics(registry), WorkQueue(clock, random), WorkQueue(clock, random)
     controllers = [
         Controller("finetunejob", jobs.reconcile, queue, clock, metrics),
         Controller("modelendpoint", endpoints.reconcile, wake.endpoints, clock, metrics),
         Controller("adapter", adapters.reconcile, wake.adapters, clock, metrics),
+        Controller("shadowtest", tests.reconcile, wake.tests, clock, metrics),
+        Controller("tuningpolicy", policies.reconcile, launching, clock, metrics),
     ]
     process: LedProcess
 
     def take_signals() -> None:
         process.take_signals()
 
-    watcher = Watcher(kube, watches(queue, wake), clock, random, config.watch_namespaces, on_spawned=take_signals)
-    unfinished = ",".join(f"status.phase!={phase}" for phase in sorted(TERMINAL))
-    selections = [Selection(namespace, fields=unfinished) for namespace in config.watch_namespaces or (None,)]
-    everything = [Selection(namespace) for namespace in config.watch_namespaces or (None,)]
-    sources = [ResyncSource(FINE_TUNE_JOBS, queue, selection) for selection in selections]
-    sources += [ResyncSource(MODEL_ENDPOINTS, wake.endpoints, selection) for selection in everything]
-    sources += [ResyncSource(ADAPTERS, wake.adapters, selection) for selection in everything]
-    resync = Resync(kube, sources, clock, random)
+    watched = [*watches(queue, wake), *policy_watches(launching)]
+    watcher = Watcher(kube, watched, clock, random, config.watch_namespaces, on_spawned=take_signals)
+    namespaces = config.watch_namespaces or (None,)
+    listed = [*sources(queue, wake, namespaces), *(ResyncSource(TUNING_POLICIES, launching, Selection(one)) for one in namespaces)]
+    resync = Resync(kube, listed, clock, random)
     dropped = Gauge("graft_reports_dropped", "Progress reports that were not written, for want of room.", registry=registry)
     dropped.set_function(lambda: reports.coalescer.dropped)
     unheard = Gauge("graft_fleet_reports_dropped", "Reports of the data plane for which there was no room.", registry=registry)
     unheard.set_function(lambda: fleet.dropped)
+    absent = Gauge("graft_policies_missing", "Admission policies of the chart that are not in force.", registry=registry)
+    absent.set_function(lambda: len(guard.known_missing))
     checks = Checks(
         live={"watches": lambda: ", ".join(watcher.streams.stalled()) or None},
         ready={"certificate": certificate.problem, "process": lambda: "stopping" if process.stopping else None},
@@ -162,6 +188,15 @@ def certificate_source(config: Config, kube: Kube, clock: SystemClock) -> Certif
     return SecretCertificate(kube, clock, config.namespace, config.reports_secret, names)
 
 
+def prometheus_of(config: Config) -> Server | None:
+    """Where TuningPolicies ask that name no server; None: nowhere."""
+    if not config.prometheus_url:
+        return None
+    return Server(
+        config.prometheus_url, token_file=config.prometheus_token_file, authority_file=config.prometheus_authority_file, anywhere=True
+    )
+
+
 def platform(config: Config) -> Platform:
     """What the pods of the data plane are built with."""
     return Platform(
@@ -179,29 +214,73 @@ class Wake:
     """Whom a change in the data plane wakes."""
 
     index: AdapterIndex
+    shadows: ShadowIndex
     endpoints: WorkQueue
     adapters: WorkQueue
+    tests: WorkQueue
 
-    def endpoint_and_adapters(self, endpoint: Key) -> None:
-        """The endpoint, and all adapters that name it."""
+    def all_of(self, endpoint: Key) -> None:
+        """The endpoint, all adapters that name it, and all tests of these; and the test whose shadow server it is."""
         self.endpoints.add(endpoint)
         self.index.wake(endpoint, self.adapters.add)
+        self.index.wake(endpoint, self.tests_of)
+        self.shadows.wake_of_shadow(endpoint, self.tests.add)
+
+    def endpoints_of(self, adapter: Key) -> None:
+        """The endpoint that an adapter names, whose arbiter counts what is said of it."""
+        self.index.wake_endpoints(adapter, self.endpoints.add)
+
+    def tests_of(self, adapter: Key) -> None:
+        """All tests of an adapter."""
+        self.shadows.wake_of_adapter(adapter, self.tests.add)
+
+
+def sources(jobs: WorkQueue, wake: Wake, namespaces: Sequence[str | None]) -> list[ResyncSource]:
+    """
+    What is looked at again now and then, in case that a watch lost it.
+
+    Jobs and tests only until they end: a test that waits for its report looks for it itself, and a new leader lists everything. An
+    approval that a watch lost is found by its endpoint, which reads them all.
+    """
+    kinds: list[tuple[Resource, WorkQueue, Sequence[str]]] = [
+        (FINE_TUNE_JOBS, jobs, sorted(TERMINAL)),
+        (SHADOW_TESTS, wake.tests, sorted(SHADOW_TERMINAL)),
+        (MODEL_ENDPOINTS, wake.endpoints, []),
+        (ADAPTERS, wake.adapters, []),
+    ]
+    return [
+        ResyncSource(resource, queue, Selection(namespace, fields=",".join(f"status.phase!={phase}" for phase in left_out)))
+        for resource, queue, left_out in kinds
+        for namespace in namespaces
+    ]
 
 
 def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
     """What wakes whom: an object itself, and its children by label. One kind has one stream, and so one selector."""
-    job, endpoint = owner_key("FineTuneJob"), owner_key("ModelEndpoint")
+    job, endpoint, test = owner_key("FineTuneJob"), owner_key("ModelEndpoint"), owner_key("ShadowTest")
     return [
         Watch(FINE_TUNE_JOBS, jobs.add),
-        Watch(JOBS, jobs.add, job, labels=JOB_LABEL),
+        Watch(JOBS, jobs.add, job, labels=COMPONENT_LABEL),
+        Watch(JOBS, wake.endpoints.add, endpoint, labels=COMPONENT_LABEL),
         Watch(PODS, jobs.add, job, labels=COMPONENT_LABEL),
-        Watch(PODS, wake.endpoint_and_adapters, endpoint, labels=COMPONENT_LABEL),
-        Watch(MODEL_ENDPOINTS, wake.endpoint_and_adapters),
+        Watch(PODS, wake.all_of, endpoint, labels=COMPONENT_LABEL),
+        Watch(MODEL_ENDPOINTS, wake.all_of),
         Watch(ADAPTERS, wake.adapters.add, wake.index.seen),
         Watch(ADAPTERS, wake.endpoints.add, endpoint_of),
+        Watch(ADAPTERS, wake.tests_of),
+        Watch(SHADOW_TESTS, wake.tests.add, wake.shadows.seen),
+        Watch(SHADOW_TESTS, wake.endpoints.add, production_of),
+        Watch(SHADOW_TESTS, wake.endpoints.add, endpoint),
+        Watch(ADAPTER_APPROVALS, wake.endpoints_of, adapter_of),
+        Watch(MODEL_ENDPOINTS, wake.tests.add, test),
         Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
-        Watch(CONFIG_MAPS, wake.endpoint_and_adapters, endpoint, labels=f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"),
+        Watch(CONFIG_MAPS, wake.all_of, endpoint, labels=f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"),
     ]
+
+
+def policy_watches(policies: WorkQueue) -> list[Watch]:
+    """What wakes a TuningPolicy: itself, and its jobs. It reads its criteria by the clock."""
+    return [Watch(TUNING_POLICIES, policies.add), Watch(FINE_TUNE_JOBS, policies.add, LaunchedJobs().changed)]
 
 
 if __name__ == "__main__":

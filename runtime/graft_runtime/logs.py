@@ -11,15 +11,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 FIELDS = (
+    "adapter",
     "attempt",
+    "before",
     "controller",
     "digest",
     "domain",
     "endpoint",
     "epoch",
+    "evidence",
+    "id",
     "identity",
+    "job",
     "object",
+    "ordinal",
     "pod",
+    "policy",
     "reason",
     "revision",
     "seconds",
@@ -27,6 +34,8 @@ FIELDS = (
     "state",
     "status",
     "version",
+    "who",
+    "why",
 )
 """What may be given in `extra`. Names, numbers and digests; never content, never a secret."""
 

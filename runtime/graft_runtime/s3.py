@@ -117,10 +117,10 @@ class S3Folder:
             ]
             return sorted(entries, key=lambda entry: entry.path)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         """Write a small object, whole or not at all."""
         with self._asked():
-            self._client.put_object(self._bucket, self._prefix + path, io.BytesIO(content), len(content))
+            self._client.put_object(self._bucket, self._prefix + path, io.BytesIO(content), len(content), content_type=content_type)
 
     def put_if_absent(self, path: str, content: bytes) -> bool | None:
         """

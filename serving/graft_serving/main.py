@@ -6,6 +6,7 @@ The processes of the data plane: `graft-serving <verb>`.
     agent        beside vLLM: load and prove what the routes ask for
     gateway      what clients talk to
     collector    beside the gateways: score what production answers, hold a candidate's answers against it
+    drift        a Job: hold a candidate's answers to the principle prompts against those of the version before it
 
 Exit codes: 0 after SIGTERM or when the work is done, 1 when something broke (the kubelet starts it again), 2 when a setting is
 missing or wrong, which a restart does not cure.
@@ -63,6 +64,13 @@ def collector(environ: Mapping[str, str]) -> int:
     return run(environ)
 
 
+def drift(environ: Mapping[str, str]) -> int:
+    """See `graft_serving.drift.main`."""
+    from graft_serving.drift.main import run  # noqa: PLC0415
+
+    return run(environ)
+
+
 def door(_: Mapping[str, str]) -> int:
     """See `graft_serving.door.main`."""
     from graft_serving.door.main import main as become_nginx  # noqa: PLC0415
@@ -77,7 +85,14 @@ def fetch_base(environ: Mapping[str, str]) -> int:
     return run(environ)
 
 
-VERBS: dict[str, Verb] = {"gateway": gateway, "agent": agent, "collector": collector, "door": door, "fetch-base": fetch_base}
+VERBS: dict[str, Verb] = {
+    "gateway": gateway,
+    "agent": agent,
+    "collector": collector,
+    "drift": drift,
+    "door": door,
+    "fetch-base": fetch_base,
+}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,14 +21,15 @@ from typing import Literal
 import aiohttp
 
 from graft_api.collect import CollectorReport
+from graft_api.drift import DriftReport
 from graft_api.fleet import REPORT_SECONDS, AgentReport, GatewayReport
 from graft_api.schema import canonical_json
 from graft_serving.backoff import Backoff
 from graft_serving.rotated_file import RotatedFile, authority_file, token_file
 from graft_serving.trouble import Trouble
 
-Role = Literal["agent", "gateway", "collector"]
-Report = AgentReport | GatewayReport | CollectorReport
+Role = Literal["agent", "gateway", "collector", "drift"]
+Report = AgentReport | GatewayReport | CollectorReport | DriftReport
 Picture = Callable[[int], Report]
 """Builds the report with the given sequence number, of this moment."""
 

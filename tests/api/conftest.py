@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from graft_devcluster.tools import Toolbox
 from graft_operator.engine.credentials import load_credentials
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import NAMESPACES
+
+sys.path.insert(0, str(Path(__file__).parent))  # its modules beside it: pytest's importlib mode adds no folder
 
 _numbers = itertools.count(1)
 
@@ -65,11 +68,15 @@ def kubeconfig(api_server: ApiServer) -> Path:
 
 @pytest.fixture(scope="module")
 def definitions(api_server: ApiServer) -> None:
-    """The CRDs of this checkout, established."""
+    """The CRDs of this checkout, established and served: for a moment after the first, the API server answers 429."""
     command = ["kubectl", "--kubeconfig", str(api_server.kubeconfig)]
     crds = Path(__file__).parents[2] / "crds"
     subprocess.run([*command, "apply", "--server-side", "-f", str(crds)], check=True, capture_output=True)
     subprocess.run([*command, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], check=True, capture_output=True)
+    kinds = ",".join(f"{path.stem.partition('_')[2]}.graft.dev" for path in crds.glob("*.yaml"))
+    deadline = time.monotonic() + 30
+    while (got := subprocess.run([*command, "get", kinds, "-A"], capture_output=True)).returncode:
+        assert time.monotonic() < deadline, got.stderr.decode()
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def kubectl(api_server):
     return run
 
 
-@pytest.mark.parametrize("case", ["minimal", "full", "claim", "existing"])
+@pytest.mark.parametrize("case", sorted(folder.name for folder in GOLDEN.iterdir()))
 def test_the_api_server_takes_every_manifest_and_every_field(kubectl, case):
     manifests = [
         manifest | {"metadata": {key: value for key, value in manifest["metadata"].items() if key != "ownerReferences"}}
@@ -38,8 +38,11 @@ def test_the_api_server_takes_every_manifest_and_every_field(kubectl, case):
     assert len(said.splitlines()) == len(manifests)
 
 
-@pytest.mark.parametrize("case", ["minimal", "full", "claim"])
-@pytest.mark.parametrize("component", ["server", "gateway"])
+PODS = [(case, component) for case in ("minimal", "full", "claim", "measured") for component in ("server", "gateway")]
+PODS += [("measured", "collector"), ("shadow", "server")]
+
+
+@pytest.mark.parametrize(("case", "component"), PODS)
 def test_pods_are_allowed_where_pod_security_is_restricted(kubectl, case, component):
     manifests = yaml.safe_load_all((GOLDEN / case / "output.yaml").read_text())
     deployment = next(m for m in manifests if m["kind"] == "Deployment" and m["metadata"]["name"].endswith(component))

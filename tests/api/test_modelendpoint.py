@@ -1,18 +1,20 @@
 """A ModelEndpoint and its Adapters against the real API server, with the operator crashing after any of its writes: same end state."""
 
-import asyncio
 import json
 import uuid
 from dataclasses import replace
 
 import pytest
+from killing import Everything, Killable, behind, killed_after, same_ends
 
+from graft_api.collect import SETTINGS_KEY, CollectorReport, CollectorSettings
 from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY, ledger_name, routes_name, version_name
 from graft_api.fleet import AgentReport, GatewayReport
+from graft_api.ledger import Ledger
 from graft_api.routes import Routes
 from graft_api.schema import parse
 from graft_operator.adapter.reconcile import Adapters
-from graft_operator.engine.clock import SystemClock
+from graft_operator.engine.clock import SystemClock, rfc3339
 from graft_operator.engine.errors import Conflict, Forbidden
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube, Selection
@@ -31,10 +33,11 @@ from graft_operator.engine.resources import (
     ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
+    SHADOW_TESTS,
     Resource,
 )
 from graft_operator.modelendpoint.children import Platform
-from graft_operator.modelendpoint.observe import Hearsay
+from graft_operator.modelendpoint.observe import Hearsay, read_ledger
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.fleet import Fleet
@@ -52,24 +55,18 @@ SPEC = {
 }
 
 
+METRIC = {"name": "server-errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Guardrail", "margin": 0.005}
+METRICS = [{"measure": "ServerError", "metric": METRIC}]
+OBSERVED = {"domain": "governance", "scores": [{"name": "refusals", "measure": "Refusal"}]}
+COLLECTOR = {"store": "s3://measured"}
+VERDICT = {"outcome": "Passed", "sentence": "better", "readAt": "2026-11-21T12:00:00Z", "observedHours": 168.0, "commit": 7}
+
+
 def digest(letter):
     return "sha256:" + letter * 64
 
 
-class Crash(BaseException):
-    """The process ends here."""
-
-
-class Everything:
-    """Policies are in place; what happens when they are not is tests/api/test_policies.py's."""
-
-    missing_seconds = 0.0
-
-    async def missing(self):
-        return []
-
-
-class World:
+class World(Killable):
     """A namespace with an endpoint, and the parts that an API tier does not run, played by hand: kubelet, agents, gateways."""
 
     def __init__(self, kube):
@@ -77,7 +74,6 @@ class World:
         self.namespace = f"mep-{uuid.uuid4().hex[:8]}"
         self.key = Key(self.namespace, "prod")
         self.clock = SystemClock()
-        self.writes_left = None
         self.sequence = 0
         self.said = {}
         self.platform = PLATFORM
@@ -94,13 +90,6 @@ class World:
             kube, self.clock, events, Everything(), self.platform, trust, hearsay, lambda: 1, lambda domain: f"salt-{domain}"
         )
         self.adapters = Adapters(kube, self.clock, events, hearsay)
-
-    def count_write(self):
-        """Called before each write of the operator: with none left, the write before was its last."""
-        if self.writes_left is not None:
-            if self.writes_left == 0:
-                raise Crash
-            self.writes_left -= 1
 
     async def begin(self, **spec):
         await self.kube.create(NAMESPACES, {"metadata": {"name": self.namespace}})
@@ -149,11 +138,40 @@ class World:
         self.said[name] = "gateway", parse(GatewayReport, body | self.envelope())
         await self.say_again(name)
 
+    async def collector_says(self, **said):
+        self.said["collector-0"] = "collector", parse(CollectorReport, said | self.envelope())
+        await self.say_again("collector-0")
+
+    async def add_test(self, name="first", phase="Running", **status):
+        """As its own reconciler leaves it."""
+        spec = {"adapterRef": {"name": "adapter-a"}, "share": "0.5", "metrics": METRICS}
+        made = await self.kube.create(SHADOW_TESTS, {"metadata": {"name": name, "namespace": self.namespace}, "spec": spec})
+        resolved = {
+            "endpoint": "prod",
+            "endpointUid": (await self.endpoint())["metadata"]["uid"],
+            "domain": "dsl",
+            "incumbent": {"version": "base"},
+            "candidate": {"version": version_name("dsl", digest("a")), "adapter": "adapter-a", "digest": digest("a")},
+            "store": f"s3://measured/shadowtests/{name}",
+            "seed": 7,
+            "maxDuration": "336h",
+            "endpointSpecDigest": digest("c"),
+        }
+        await self.test_is(name, phase=phase, resolved=resolved, **status)
+        return made["metadata"]["uid"]
+
+    async def test_is(self, name="first", **status):
+        await self.kube.merge_patch(SHADOW_TESTS, self.namespace, name, {"status": status}, subresource="status")
+
+    async def collector_settings(self):
+        record = await self.kube.get(CONFIG_MAPS, self.namespace, "prod-collector")
+        return parse(CollectorSettings, json.loads(record["data"][SETTINGS_KEY]))
+
     async def say_again(self, *names):
         """Every report is a whole picture, and comes again every ten seconds."""
         for name in names or self.said:
             role, report = self.said[name]
-            hear = self.fleet.heard_agent if role == "server" else self.fleet.heard_gateway
+            hear = {"server": self.fleet.heard_agent, "gateway": self.fleet.heard_gateway, "collector": self.fleet.heard_collector}[role]
             if await self.endpoint():
                 hear(await self.caller(name, role), report)
 
@@ -189,6 +207,18 @@ class World:
             await self.endpoints.reconcile(self.key)
             for adapter in await self.kube.list(ADAPTERS, Selection(self.namespace)):
                 await self.adapters.reconcile(Key(self.namespace, adapter["metadata"]["name"]))
+
+    async def look_once(self):
+        await self.endpoints.reconcile(self.key)
+        for adapter in await self.kube.list(ADAPTERS, Selection(self.namespace)):
+            await self.adapters.reconcile(Key(self.namespace, adapter["metadata"]["name"]))
+
+    async def undone(self):
+        """The routes that follow from the ledger, where there is an endpoint."""
+        found = await self.kube.get(CONFIG_MAPS, self.namespace, ledger_name("prod"))
+        if found is None or await self.endpoint() is None:
+            return []
+        return behind(parse(Ledger, json.loads(found["data"][LEDGER_KEY])), await self.routes())
 
     async def versions(self):
         kinds = (MODEL_ENDPOINTS, ADAPTERS, CONFIG_MAPS, DEPLOYMENTS)
@@ -328,6 +358,29 @@ async def have_unloaded(world):
     await world.all_say()
 
 
+async def measured(world):
+    await world.begin(collector=COLLECTOR)
+    await world.settle()
+    await world.run_pods()
+    await world.all_say()
+    await world.settle()
+
+
+async def a_test_runs(world):
+    await world.add_test()
+
+
+async def the_collector_compares(world):
+    await world.run_pod("collector-0", "collector")
+    (test,) = await world.kube.list(SHADOW_TESTS, Selection(world.namespace))
+    await world.collector_says(mode="Compare", test="first", testUid=test["metadata"]["uid"], commit=1)
+    await world.gateway_says()
+
+
+async def the_test_is_over(world):
+    await world.kube.delete(SHADOW_TESTS, world.namespace, "first")
+
+
 async def delete_the_endpoint(world):
     await world.kube.delete(MODEL_ENDPOINTS, world.namespace, "prod")
 
@@ -339,43 +392,23 @@ STORIES = [
     pytest.param(served_by_a, [delete_the_adapter, still_answer, have_answered, unload, have_unloaded], id="deletion, drain and release"),
     pytest.param(served_by_a, [delete_the_endpoint, delete_the_adapter], id="deletion of the endpoint"),
     pytest.param(without_its_endpoint, [create_the_endpoint, follow], id="adoption"),
+    pytest.param(measured, [a_test_runs, the_collector_compares, the_test_is_over], id="a test runs and is over"),
 ]
 
 
 SIDE_BY_SIDE = 8
-"""Worlds share nothing but the API server, for whose disk they wait most of the time."""
 
 
 @pytest.mark.parametrize(("begin", "steps"), STORIES)
 async def test_killed_after_any_write_the_operator_reaches_the_same_end(kube, definitions, begin, steps):
     """The oracle is the run without a kill."""
-    expected, _ = await play(World(kube), begin, steps, None)
-    for first in range(0, 64, SIDE_BY_SIDE):
-        kills = range(first, first + SIDE_BY_SIDE)
-        ends = await asyncio.gather(*(play(World(kube), begin, steps, writes) for writes in kills))
-        assert first or ends[0][1], "nothing is written"
-        for writes, (reached, _) in zip(kills, ends, strict=True):
-            assert reached == expected, f"killed after {writes} writes"
-        if not all(killed for _, killed in ends):
-            return
-    pytest.fail("the story has more writes than expected")
 
+    async def play(writes):
+        world = World(kube)
+        await begin(world)
+        return await killed_after(world, steps, outcome, writes)
 
-async def play(world, begin, steps, writes):
-    """The operator is killed after so many writes. Its successor first hears nothing, and then what everybody says again."""
-    await begin(world)
-    world.writes_left, killed = writes, False
-    for step in steps:
-        await step(world)
-        try:
-            await world.settle()
-        except Crash:
-            world.writes_left, killed = None, True
-            world.start()
-            await world.settle()
-            await world.say_again()
-            await world.settle()
-    return await outcome(world), killed
+    await same_ends(play, SIDE_BY_SIDE)
 
 
 async def outcome(world):
@@ -384,15 +417,19 @@ async def outcome(world):
     routes, endpoint = await world.routes(), await world.endpoint()
     domains = json.loads(ledger["data"][LEDGER_KEY])["domains"]
     adapters = await world.kube.list(ADAPTERS, Selection(world.namespace))
+    tee = routes.tee and routes.tee.to_json()
     return {
         "serving": await world.serving(),
         "versions": [version.name for version in routes.versions],
         "domains": [(domain["name"], domain["salt"], domain.get("active"), domain.get("previous")) for domain in domains],
         "history": [[(one["ordinal"], one["reason"], one.get("after")) for one in domain.get("history", [])] for domain in domains],
+        "tested": [[(one["count"], len(one["uids"])) for one in domain.get("tests", [])] for domain in domains],
         "children": sorted(await children(world)),
         "adapters": {one["metadata"]["name"]: (said(one), one["metadata"].get("finalizers")) for one in adapters},
         "endpoint": endpoint and said(endpoint),
         "acknowledged": endpoint and endpoint["status"]["acknowledgedGateways"],
+        "events": await world.events(),
+        "measured": (json.dumps(tee).replace(world.namespace, "here"), endpoint and endpoint["status"].get("collector")),
     }
 
 
@@ -404,6 +441,182 @@ def said(resource):
 async def children(world):
     kinds = (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS)
     return [(kind.kind, item["metadata"]["name"]) for kind in kinds for item in await world.kube.list(kind, Selection(world.namespace))]
+
+
+async def collector_children(world):
+    return sorted(child for child in await children(world) if "collector" in child[1])
+
+
+async def test_a_test_is_measured_and_its_report_written_by_the_one_collector(world):
+    await world.begin(collector=COLLECTOR)
+    await world.settle()
+    assert await collector_children(world) == []
+    assert (await world.condition("Measuring"))[:2] == ("False", "NothingToMeasure")
+
+    uid = await world.add_test()
+    await world.settle()
+    assert await collector_children(world) == [
+        ("Deployment", "prod-collector"),
+        ("NetworkPolicy", "prod-collector"),
+        ("Role", "graft-collector-prod"),
+        ("RoleBinding", "graft-collector-prod"),
+        ("Service", "prod-collector"),
+        ("ServiceAccount", "graft-collector-prod"),
+    ]
+    settings, tee = await world.collector_settings(), (await world.routes()).tee
+    assert (settings.compare.test, settings.compare.uid, settings.compare.share) == ("first", uid, "1")
+    assert settings.compare.shadow.address == f"first-shadow-server.{world.namespace}.svc:8000"
+    assert tee.collector == f"prod-collector.{world.namespace}.svc:8000"
+    assert [(one.domain, one.share, one.salt) for one in tee.domains] == [("dsl", 5000, "salt-dsl")]
+    assert (await world.condition("Measuring"))[:2] == ("False", "CollectorNotReady")
+
+    await world.run_pod("collector-0", "collector")
+    await world.collector_says(mode="Compare", test="first", testUid=uid, waiting=3, lost={"overload": 2})
+    await world.settle()
+    assert (await world.condition("Measuring"))[:2] == ("True", "Comparing")
+    shown = {"ready": True, "test": "first", "waiting": 3, "lost": 2, "storeAway": False}
+    assert (await world.status())["collector"] == shown
+
+    compared = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+    verdict = VERDICT | {"evidenceDigest": digest("e")}
+    await world.test_is(phase="Passed", endedAt=rfc3339(world.clock.now()), verdict=verdict)
+    await world.settle()
+    settings = await world.collector_settings()
+    assert (settings.compare, settings.report.verdict.sentence, (await world.routes()).tee) == (None, "better", None)
+    reporting = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+    assert reporting["metadata"]["generation"] > compared["metadata"]["generation"], "it has another task"
+    assert (await world.status())["collector"]["test"] == "first"
+
+    report = {"html": "s3://m/report.html", "json": "s3://m/report.json", "htmlDigest": digest("1"), "jsonDigest": digest("2")}
+    await world.test_is(report=report)
+    await world.settle()
+    assert await collector_children(world) == [("Role", "graft-collector-prod")], "with nobody who has it"
+    assert "collector" not in await world.status()
+    assert await world.kube.get(CONFIG_MAPS, world.namespace, "prod-collector"), "it goes with the endpoint"
+
+
+async def counted(world):
+    ledger, _ = read_ledger(await world.kube.get(CONFIG_MAPS, world.namespace, ledger_name("prod")), "prod")
+    return ledger.domain("dsl").tests
+
+
+async def test_tests_of_an_artifact_are_counted_whatever_becomes_of_their_objects(world):
+    await world.begin(collector=COLLECTOR)
+    await world.settle()
+    for number, name in enumerate(("t1", "t2", "t3"), 1):
+        uid = await world.add_test(name, phase="Starting")
+        await world.settle()
+        (entry,) = await counted(world)
+        assert (entry.digest, entry.count, entry.attempt(uid)) == (digest("a"), number, number)
+        assert await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector") is None
+        await world.test_is(name, phase="Running", attempt=number)
+        await world.settle()
+        assert (await world.collector_settings()).compare.uid == uid
+        await world.test_is(name, phase="Failed")
+        await world.settle()
+        await world.kube.delete(SHADOW_TESTS, world.namespace, name)
+        await world.settle()
+        (entry,) = await counted(world)
+        assert (entry.count, entry.test, entry.outcome) == (number, name, "Failed")
+
+
+async def test_what_is_observed_is_observed_through_tests_and_without_them(world):
+    await world.begin(collector=COLLECTOR | {"observe": [OBSERVED]})
+    await world.settle()
+    settings, tee = await world.collector_settings(), (await world.routes()).tee
+    assert (settings.compare, settings.observe.store) == (None, "s3://measured/observe")
+    assert [(one.domain, one.share) for one in tee.domains] == [("governance", 10_000)]
+    gateway = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-gateway")
+    await world.add_test()
+    await world.settle()
+    assert [(one.domain, one.share) for one in (await world.routes()).tee.domains] == [("dsl", 5000), ("governance", 10_000)]
+    after = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-gateway")
+    assert after["metadata"]["generation"] == gateway["metadata"]["generation"], "a test rolls no gateways"
+    await world.change(collector=None)
+    await world.settle()
+    assert await collector_children(world) == [("Role", "graft-collector-prod")], "bound to nobody: the operator may not delete Roles"
+    assert (await world.condition("Measuring"))[:2] == ("False", "NoCollector")
+
+
+async def test_an_upgrade_of_the_chart_replaces_no_collector(world):
+    await world.begin(collector=COLLECTOR | {"observe": [OBSERVED]})
+    await world.settle()
+    before = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+    world.platform = replace(PLATFORM, serving_image="serving:2")
+    world.start()
+    await world.settle()
+    held = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+    assert held["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    assert (await world.condition("UpgradeAvailable"))[0] == "True"
+    await world.add_test()
+    await world.settle()
+    rolled = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+    assert rolled["spec"]["template"]["spec"]["containers"][0]["image"] == "serving:2"
+
+
+async def test_somebody_elses_settings_are_not_written_over_and_what_serves_goes_on(world):
+    await world.begin()
+    theirs = {"metadata": {"name": "prod-collector", "namespace": world.namespace}, "data": {"mine": "1"}}
+    await world.kube.create(CONFIG_MAPS, theirs)
+    await world.change(collector=COLLECTOR | {"observe": [OBSERVED]})
+    await world.settle()
+    stalled, reason, message = await world.condition("Stalled")
+    assert (stalled, reason) == ("True", "NameConflict")
+    assert "ConfigMap prod-collector exists and belongs to somebody else" in message
+    assert (await world.kube.get(CONFIG_MAPS, world.namespace, "prod-collector"))["data"] == {"mine": "1"}
+    assert await world.kube.get(DEPLOYMENTS, world.namespace, "prod-server")
+    assert await world.kube.get(DEPLOYMENTS, world.namespace, "prod-gateway")
+    assert not await world.kube.get(DEPLOYMENTS, world.namespace, "prod-collector")
+
+    world.platform = replace(PLATFORM, vllm_image="vllm:2")
+    world.start()
+    await world.change(replicas=3)
+    await world.settle()
+    server = await world.kube.get(DEPLOYMENTS, world.namespace, "prod-server")
+    assert (server["spec"]["replicas"], server["spec"]["template"]["spec"]["containers"][0]["image"]) == (3, "vllm:1")
+
+
+async def test_the_shadow_server_of_a_test_has_what_it_holds_and_no_gateway_and_no_ledger(world):
+    await in_an_empty_namespace(world)
+    names = [version_name("dsl", digest(letter)) for letter in "ab"]
+    versions = [
+        {"name": name, "domain": "dsl", "adapter": f"adapter-{letter}", "digest": digest(letter), "uri": "s3://a", "sizeBytes": 10}
+        for name, letter in zip(names, "ab", strict=True)
+    ]
+    await world.create_endpoint(
+        replicas=1,
+        gateway={"anonymous": True, "replicas": 0},
+        domains=[{"name": "dsl"}],
+        shadow={"endpoint": "elsewhere", "versions": versions},
+    )
+    await world.settle()
+    assert await children(world) == [
+        ("Deployment", "prod-server"),
+        ("Service", "prod-server"),
+        ("NetworkPolicy", "prod-server"),
+        ("RoleBinding", "graft-server-prod"),
+        ("Role", "graft-server-prod"),
+        ("ServiceAccount", "graft-server-prod"),
+        ("ServiceAccount", "graft-trainer"),
+    ]
+    assert await world.kube.get(CONFIG_MAPS, world.namespace, ledger_name("prod")) is None
+    (route,) = (await world.routes()).routes
+    assert [arm.version for arm in route.arms] == names
+    assert (await world.status())["phase"] == "Starting"
+
+    await world.run_pod("server-0", "server")
+    await world.agent_says("server-0", "a")
+    await world.settle()
+    assert (await world.condition("Ready"))[1] == "Waiting"
+    await world.agent_says("server-0", "a", "b")
+    await world.settle()
+    status = await world.status()
+    assert (status["phase"], (await world.condition("Ready"))[1]) == ("Ready", "Serving")
+    assert [arm["replicas"] for arm in status["domains"][0]["arms"]] == [1, 1]
+    assert "url" not in status
+    await world.add_adapter("c")  # which names this endpoint
+    await world.settle()
+    assert [version.name for version in (await world.routes()).versions] == names
 
 
 async def test_a_namespace_restored_without_status_serves_the_same(world):

@@ -42,6 +42,7 @@ from graft_operator.engine.resources import (
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    SHADOW_TESTS,
     VALIDATING_ADMISSION_POLICIES,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
     Object,
@@ -63,14 +64,20 @@ from graft_serving.gateway.endpoint_slices import slices_of
 CHART = Path(__file__).parents[2] / "charts" / "graft"
 GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "modelendpoint"
 POLICIES = [
+    "graft-approvals",
+    "graft-commands",
     "graft-deployments",
     "graft-jobs",
     "graft-operator-writes",
     "graft-pods",
+    "graft-promotion",
     "graft-records",
     "graft-replicasets",
     "graft-scale",
     "graft-services",
+    "graft-shadows",
+    "graft-status",
+    "graft-tests",
     "graft-tokens",
 ]
 INJECTED = GOLDEN.with_name("inject")
@@ -206,7 +213,7 @@ async def forger(request: pytest.FixtureRequest, editor: Kube, administrator: Ku
 @pytest.fixture
 async def running(kube: Kube, operator: Kube, namespace: str, until: Wait) -> tuple[Object, Object]:
     """A Job of graft, made by the operator, and the pod that the Job controller made for it."""
-    await Trust(operator, SystemClock(), lambda: "a certificate").ensure(namespace)
+    await Trust(operator, SystemClock(), lambda: "a certificate").ensure(namespace, "of-an-object")
     made = await operator.create(JOBS, job(namespace, "ours", labelled()))
     return made, await until(lambda: pod_of(kube, namespace))
 
@@ -388,8 +395,8 @@ class TestRecords:
         assert await forger.delete(CONFIG_MAPS, namespace, "ordinary")
 
     async def test_the_operator_writes_them(self, operator: Kube, kube: Kube, namespace: str) -> None:
-        await Trust(operator, SystemClock(), lambda: "one").ensure(namespace)
-        await Trust(operator, SystemClock(), lambda: "two").ensure(namespace)
+        await Trust(operator, SystemClock(), lambda: "one").ensure(namespace, "of-an-object")
+        await Trust(operator, SystemClock(), lambda: "two").ensure(namespace, "of-an-object")
         written = await kube.get(CONFIG_MAPS, namespace, "graft-ca")
         account = await kube.get(SERVICE_ACCOUNTS, namespace, "graft-trainer")
         assert written is not None
@@ -627,8 +634,8 @@ async def strategic(kube: Kube, namespace: str, name: str, change: Object) -> Ob
 class TestTokens:
     @pytest.mark.parametrize(
         "audiences",
-        [["graft.dev"], ["other", "graft.dev"], ["graft.dev/door/prod"], ["graft.dev/"]],
-        ids=["alone", "among others", "for a door", "for nothing yet"],
+        [["graft.dev"], ["other", "graft.dev"], ["graft.dev/door/prod"], ["graft.dev/collector/prod"], ["graft.dev/"]],
+        ids=["alone", "among others", "for a door", "for a collector", "for nothing yet"],
     )
     async def test_nobody_else_asks_for_one(self, forger: Kube, namespace: str, audiences: list[str]) -> None:
         message = await refused(request_token(forger, namespace, audiences))
@@ -786,6 +793,24 @@ def endpoint(namespace: str, existing: str | None = None) -> Object:
     return {"metadata": {"name": "prod", "namespace": namespace}, "spec": spec}
 
 
+def shadow(namespace: str, owner: Object | None = None) -> Object:
+    """As the ShadowTest reconciler makes it."""
+    body = endpoint(namespace)
+    body["metadata"] |= {"name": "first-shadow", "labels": {"graft.dev/shadowtest": "first"}}
+    body["metadata"] |= {"ownerReferences": [owner]} if owner else {}
+    body["spec"] |= {"gateway": {"anonymous": True, "replicas": 0}, "shadow": {"endpoint": "prod", "versions": []}}
+    return body
+
+
+def collector(namespace: str, owner: Object) -> Object:
+    """As the operator makes it: it speaks to the operator, and knocks at the door of a shadow server."""
+    spec = pod_spec("graft-collector-prod")
+    spec["volumes"] = [*speaking()["volumes"], {**speaking("graft.dev/door/first-shadow")["volumes"][1], "name": "door"}]
+    return deployment(
+        namespace, "prod-collector", {"metadata": {"labels": serving("collector")}, "spec": spec}, serving("collector"), owner
+    )
+
+
 def scaled(replicas: int) -> Object:
     return {"spec": {"replicas": replicas}}
 
@@ -808,7 +833,16 @@ async def only(kube: Kube, resource: Resource, namespace: str) -> Object:
 async def may_inject(kube: Kube, namespace: str, user: str, *endpoints: str) -> None:
     rule: Object = {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["inject"]}
     rule |= {"resourceNames": list(endpoints)} if endpoints else {}
-    metadata = {"name": f"{user}-inject", "namespace": namespace}
+    await grant(kube, namespace, user, rule)
+
+
+async def may_command(kube: Kube, namespace: str, user: str, resource: str, *names: str) -> None:
+    rule: Object = {"apiGroups": ["graft.dev"], "resources": [resource], "verbs": ["command"]}
+    await grant(kube, namespace, user, rule | ({"resourceNames": list(names)} if names else {}))
+
+
+async def grant(kube: Kube, namespace: str, user: str, rule: Object) -> None:
+    metadata = {"name": f"{user}-{rule['verbs'][0]}-{rule['resources'][0]}", "namespace": namespace}
     await kube.create(ROLES, {"metadata": metadata, "rules": [rule]})
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": metadata["name"]}
     subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
@@ -826,7 +860,10 @@ class TestDeployments:
         [
             pytest.param(None, by_account(), None, id="with a service account of graft"),
             pytest.param(None, own_vllm(account="graft-server-prod"), None, id="with the service account of servers"),
+            pytest.param(None, own_vllm(account="graft-collector-prod"), None, id="with the service account of collectors"),
+            pytest.param(None, by_door_token(), None, id="with a token for a door"),
             pytest.param(None, own_vllm(serving("gateway")), None, id="labelled as a gateway"),
+            pytest.param(None, own_vllm(serving("collector")), None, id="labelled as a collector"),
             pytest.param(None, own_vllm({"graft.dev/finetunejob": "x"}), None, id="with another label of graft on its pods"),
             pytest.param({"graft.dev/record": "x"}, own_vllm(), None, id="with another label of graft"),
             pytest.param(None, own_vllm(), endpoint_owner(), id="with a ModelEndpoint as owner"),
@@ -1192,10 +1229,186 @@ class TestFleet:
             await Identities(operator, SystemClock()).fleet_caller(bearer, namespace, "other")
 
 
+class TestShadows:
+    """What a ShadowTest compares, and what it is told: nobody replaces it."""
+
+    @pytest.fixture
+    async def test(self, kube: Kube, namespace: str) -> Object:
+        metric = {"name": "errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Guardrail", "margin": 0.005}
+        spec = {"adapterRef": {"name": "a"}, "metrics": [{"measure": "ServerError", "metric": metric}]}
+        made = await kube.create(SHADOW_TESTS, {"metadata": {"name": "first", "namespace": namespace}, "spec": spec})
+        owner = {"apiVersion": "graft.dev/v1alpha1", "kind": "ShadowTest", "name": "first", "uid": made["metadata"]["uid"]}
+        return owner | {"controller": True, "blockOwnerDeletion": True}
+
+    @pytest.fixture
+    async def made(self, operator: Kube, namespace: str, test: Object) -> Object:
+        return await operator.create(MODEL_ENDPOINTS, shadow(namespace, test))
+
+    async def test_nobody_else_creates_one_or_makes_one_of_their_own(self, forger: Kube, kube: Kube, namespace: str) -> None:
+        only_labelled, only_shadow = shadow(namespace), shadow(namespace)
+        del only_labelled["spec"]["shadow"]
+        del only_shadow["metadata"]["labels"]
+        for body in (shadow(namespace), only_labelled, only_shadow):
+            assert "create a ShadowTest" in (await refused(forger.create(MODEL_ENDPOINTS, body)) or "")
+        await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        replicas = {"gateway": {"replicas": 0}}
+        for change in (
+            {"metadata": {"labels": {"graft.dev/shadowtest": "first"}}},
+            {"spec": replicas | {"shadow": {"endpoint": "prod", "versions": []}}},
+        ):
+            assert await refused(forger.merge_patch(MODEL_ENDPOINTS, namespace, "prod", change)), change
+        await forger.merge_patch(MODEL_ENDPOINTS, namespace, "prod", {"spec": {"replicas": 3}})
+        await forger.merge_patch(MODEL_ENDPOINTS, namespace, "prod", scaled(2), subresource="scale")
+        await forger.delete(MODEL_ENDPOINTS, namespace, "prod")
+
+    async def test_nobody_else_changes_scales_or_deletes_one(self, forger: Kube, operator: Kube, namespace: str, made: Object) -> None:
+        version = {"name": "v", "domain": "dsl", "adapter": "mine", "digest": f"sha256:{'1' * 64}", "uri": "s3://mine", "sizeBytes": 1}
+        changes: list[Object] = [
+            {"spec": {"shadow": {"versions": [version]}}},
+            {"spec": {"shadow": None}, "metadata": {"labels": {"graft.dev/shadowtest": None}}},
+            {"metadata": {"ownerReferences": None}},
+            {"metadata": {"annotations": {"graft.dev/upgrade": "now"}}},
+        ]
+        for change in changes:
+            assert "create a ShadowTest" in (await refused(forger.merge_patch(MODEL_ENDPOINTS, namespace, "first-shadow", change)) or "")
+        selector = "graft.dev/modelendpoint=first-shadow,graft.dev/component=server,graft.dev/shadow-of=prod"
+        status = {"status": {"selector": selector, "replicas": 1}}
+        await operator.merge_patch(MODEL_ENDPOINTS, namespace, "first-shadow", status, subresource="status")
+        by_scale = forger.merge_patch(MODEL_ENDPOINTS, namespace, "first-shadow", scaled(0), subresource="scale")
+        assert "scaled and deleted by the graft operator" in (await refused(by_scale) or "")
+        assert await refused(forger.delete(MODEL_ENDPOINTS, namespace, "first-shadow"))
+        await operator.delete(MODEL_ENDPOINTS, namespace, "first-shadow", uid=made["metadata"]["uid"])
+
+    async def test_it_goes_with_its_test(self, forger: Kube, kube: Kube, namespace: str, made: Object, until: Wait) -> None:
+        await forger.delete(SHADOW_TESTS, namespace, "first", propagation="Foreground")
+        # The garbage collector looks for new kinds twice a minute.
+        await until(lambda: absent(kube, MODEL_ENDPOINTS, namespace, "first-shadow"), 75)
+
+    async def test_what_a_test_left_behind_may_go(self, forger: Kube, kube: Kube, namespace: str, made: Object, until: Wait) -> None:
+        await forger.delete(SHADOW_TESTS, namespace, "first", propagation="Orphan")
+        await until(lambda: absent(kube, SHADOW_TESTS, namespace, "first"), 75)
+        await forger.delete(MODEL_ENDPOINTS, namespace, "first-shadow")
+
+    async def test_what_the_operator_makes_of_it_has_no_gateway(self, operator: Kube, kube: Kube, namespace: str, made: Object) -> None:
+        await reconciler(operator).reconcile(Key(namespace, "first-shadow"))
+        names = [item["metadata"]["name"] for item in await kube.list(DEPLOYMENTS, Selection(namespace))]
+        assert names == ["first-shadow-server"]
+
+    async def test_the_operator_writes_no_other_endpoint(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        assert "only for ShadowTests" in (await refused(operator.create(MODEL_ENDPOINTS, endpoint(namespace))) or "")
+        await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        assert "only for ShadowTests" in (await refused(operator.delete(MODEL_ENDPOINTS, namespace, "prod")) or "")
+
+    async def test_nobody_else_tells_a_collector_what_to_do(self, forger: Kube, operator: Kube, namespace: str) -> None:
+        record = config_map(namespace, "prod-collector", {"graft.dev/record": "collector"})
+        assert "collector, evidence) are written by the graft operator alone" in (await refused(forger.create(CONFIG_MAPS, record)) or "")
+        await operator.apply(CONFIG_MAPS, record)
+        change = {"data": {"collector.json": '{"format":1}'}}
+        assert await refused(forger.merge_patch(CONFIG_MAPS, namespace, "prod-collector", change))
+        assert await refused(forger.delete(CONFIG_MAPS, namespace, "prod-collector"))
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            pytest.param({"metadata": {}, "spec": pod_spec("graft-collector-prod")}, id="by its service account"),
+            pytest.param({"metadata": {"labels": serving("collector")}, "spec": pod_spec("default")}, id="by its labels"),
+            pytest.param({"metadata": {"labels": {COMPONENT_LABEL: "collector"}}, "spec": pod_spec("default")}, id="by one label"),
+            pytest.param({"metadata": {}, "spec": pod_spec("default") | speaking("graft.dev/collector/prod")}, id="by a gateway's token"),
+        ],
+    )
+    async def test_nobody_creates_a_pod_that_passes_for_a_collector(
+        self, forger: Kube, kube: Kube, acting: Act, namespace: str, template: Object
+    ) -> None:
+        await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-collector-prod", "namespace": namespace}})
+        assert await refused(forger.create(PODS, pod(namespace, "forged", template)))
+        assert await refused(forger.create(DEPLOYMENTS, deployment(namespace, "forged", template)))
+        for controller in ("job-controller", KUBERAY):  # what they bring is no part of the data plane
+            user = controller if ":" in controller else CONTROLLER.format(controller)
+            brings = acting(user, "system:masters")
+            assert "come from a ReplicaSet alone" in (await refused(brings.create(PODS, pod(namespace, "brought", template))) or "")
+
+    async def test_a_collector_of_the_operators_is_who_it_says(
+        self, acting: Act, kube: Kube, operator: Kube, namespace: str, until: Wait
+    ) -> None:
+        owner = await kube.create(MODEL_ENDPOINTS, endpoint(namespace))
+        await operator.apply(SERVICE_ACCOUNTS, {"metadata": {"name": "graft-collector-prod", "namespace": namespace}})
+        await operator.apply(DEPLOYMENTS, collector(namespace, endpoint_owner(owner["metadata"]["uid"])))
+        its_pod = await until(lambda: pod_of(kube, namespace))
+        identities = Identities(operator, SystemClock())
+        speaks, knocks = [await mounted_token(kube, acting, its_pod, audience) for audience in ("graft.dev", "graft.dev/door/first-shadow")]
+        assert (await identities.fleet_caller(f"Bearer {speaks}", namespace, "prod")).role == "collector"
+        with pytest.raises(Unauthenticated):
+            await identities.fleet_caller(f"Bearer {knocks}", namespace, "prod")
+
+
+PROGRAM = {"command": {"argv": ["/usr/bin/compile"]}}
+
+
+def scored(namespace: str, name: str, scorer: Object) -> Object:
+    metric = {"name": "errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Guardrail", "margin": 0.005}
+    refusals = {"metric": metric | {"name": "refusals"}, "measure": "Refusal"}
+    spec = {"adapterRef": {"name": "a"}, "metrics": [refusals, {"scorer": scorer, "metric": metric}]}
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def observing(namespace: str, name: str, scorer: Object) -> Object:
+    body = endpoint(namespace)
+    scores = [{"name": "refusals", "measure": "Refusal"}, {"name": "compiles", "scorer": scorer}]
+    observe = [{"domain": body["spec"]["domains"][0]["name"], "scores": scores}]
+    body["metadata"]["name"] = name
+    return body | {"spec": body["spec"] | {"collector": {"store": "s3://measured", "observe": observe}}}
+
+
+class TestCommands:
+    """Programs that run beside what verdicts rest on."""
+
+    async def test_an_editor_brings_none_into_a_test(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        said = await refused(editor.create(SHADOW_TESTS, scored(namespace, "own", PROGRAM))) or ""
+        assert "graft-serving-admin" in said
+        assert "verb command on shadowtests" in said
+        unnamed = scored(namespace, "own", PROGRAM)
+        unnamed["metadata"] = {"generateName": "own-", "namespace": namespace}
+        assert await refused(editor.create(SHADOW_TESTS, unnamed))
+        await editor.create(SHADOW_TESTS, scored(namespace, "cel", {"cel": {}}))
+        await may_command(kube, namespace, "eve", "shadowtests")
+        await until(lambda: allowed(editor.create(SHADOW_TESTS, scored(namespace, "own", PROGRAM))))
+        await editor.create(SHADOW_TESTS, unnamed)
+        assert await refused(editor.create(MODEL_ENDPOINTS, observing(namespace, "prod", PROGRAM))), "another kind is another right"
+
+    async def test_nor_into_an_endpoint(self, editor: Kube, kube: Kube, namespace: str, until: Wait) -> None:
+        await editor.create(MODEL_ENDPOINTS, observing(namespace, "prod", {"cel": {}}))
+        change = {"spec": {"collector": observing(namespace, "prod", PROGRAM)["spec"]["collector"]}}
+        for forged in (
+            editor.create(MODEL_ENDPOINTS, observing(namespace, "other", PROGRAM)),
+            editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", change),
+        ):
+            assert "verb command" in (await refused(forged) or "")
+        await may_command(kube, namespace, "eve", "modelendpoints", "prod")
+        await until(lambda: allowed(editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", change)))
+        assert await refused(editor.create(MODEL_ENDPOINTS, observing(namespace, "other", PROGRAM))), "named is that one alone"
+
+    async def test_what_was_allowed_once_stays_and_everything_else_of_it_changes(
+        self, editor: Kube, administrator: Kube, namespace: str
+    ) -> None:
+        await administrator.create(MODEL_ENDPOINTS, observing(namespace, "prod", PROGRAM))
+        await editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", {"spec": {"replicas": 3}, "metadata": {"labels": {"team": "x"}}})
+        await editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", scaled(2), subresource="scale")
+        other = {"spec": {"collector": observing(namespace, "prod", {"command": {"argv": ["/tmp/mine"]}})["spec"]["collector"]}}
+        assert await refused(editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", other))
+        await editor.merge_patch(MODEL_ENDPOINTS, namespace, "prod", {"spec": {"collector": {"observe": []}}})
+        await administrator.create(SHADOW_TESTS, scored(namespace, "own", PROGRAM))
+        await editor.merge_patch(SHADOW_TESTS, namespace, "own", {"metadata": {"labels": {"team": "x"}}})
+        await editor.delete(SHADOW_TESTS, namespace, "own")
+
+    async def test_the_operator_writes_down_how_such_a_test_is(self, operator: Kube, administrator: Kube, namespace: str) -> None:
+        await administrator.create(SHADOW_TESTS, scored(namespace, "own", PROGRAM))
+        await operator.merge_patch(SHADOW_TESTS, namespace, "own", {"status": {"phase": "Queued"}}, subresource="status")
+
+
 class TestManifests:
     """What the operator really builds: see tests/unit/data/modelendpoint."""
 
-    @pytest.mark.parametrize("case", ["minimal", "full", "claim", "existing"])
+    @pytest.mark.parametrize("case", sorted(folder.name for folder in GOLDEN.iterdir()))
     def test_the_operator_may_apply_all_of_it(self, run_kubectl: Callable[..., str], installed: str, case: str) -> None:
         manifests = list(yaml.safe_load_all((GOLDEN / case / "output.yaml").read_text()))
         run_kubectl("apply", text=yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}))
@@ -1287,6 +1500,23 @@ class TestOperatorWrites:
         await kube.merge_patch(ADAPTERS, namespace, "a", {"spec": {"promote": False}})
         await operator.merge_patch(ADAPTERS, namespace, "a", {"metadata": {"finalizers": None}})
 
+    async def test_of_jobs_only_those_of_policies(self, operator: Kube, kube: Kube, namespace: str) -> None:
+        spec = {
+            "domain": "dsl",
+            "baseModel": {"uri": "s3://models/base"},
+            "dataset": {"sources": [{"uri": "s3://data/rows.jsonl"}]},
+            "evaluation": {"suites": [{"name": "compile", "scorer": {"cel": {}}}]},
+            "output": {"uri": "s3://adapters"},
+            "signing": {"secretRef": {"name": "key"}},
+        }
+        theirs: Object = {"metadata": {"name": "theirs", "namespace": namespace}, "spec": spec}
+        launched: Object = {"metadata": {"name": "x", "namespace": namespace, "labels": {"graft.dev/tuningpolicy": "p"}}, "spec": spec}
+        assert await refused(operator.create(FINE_TUNE_JOBS, theirs))
+        await kube.create(FINE_TUNE_JOBS, theirs)
+        assert await refused(operator.delete(FINE_TUNE_JOBS, namespace, "theirs"))
+        await operator.create(FINE_TUNE_JOBS, launched)
+        assert await operator.delete(FINE_TUNE_JOBS, namespace, "x")
+
     async def test_it_grants_what_gateways_and_agents_need(self, operator: Kube, acting: Act, namespace: str, until: Wait) -> None:
         await operator.apply(ROLES, role(namespace, READS_ROUTES, FINDS_SERVERS))
         await operator.apply(ROLE_BINDINGS, role_binding(namespace))
@@ -1335,6 +1565,10 @@ class TestRights:
         assert await may("create", "batch", "jobs", namespace)
         assert await may("patch", "graft.dev", "modelendpoints", namespace, "x", "status")
         assert not await may("patch", "graft.dev", "modelendpoints", namespace, "x")
+        assert await may("patch", "graft.dev", "shadowtests", namespace, "x", "status")
+        assert not await may("patch", "graft.dev", "shadowtests", namespace, "x")
+        assert not await may("delete", "graft.dev", "shadowtests", namespace, "x")
+        assert await may("create", "graft.dev", "modelendpoints", namespace)
         assert not await may("delete", "graft.dev", "adapters", namespace, "x")
         assert not await may("escalate", "rbac.authorization.k8s.io", "roles", namespace)
         assert not await may("bind", "rbac.authorization.k8s.io", "roles", namespace)

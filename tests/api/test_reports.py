@@ -45,7 +45,7 @@ def owner(api_version: str, kind: str, of: Object) -> list[Object]:
 @pytest.fixture
 async def pod(kube: Kube, namespace: str) -> Object:
     """A pod of a Job of a FineTuneJob, as the Job controller would have made it."""
-    await Trust(kube, CLOCK, lambda: "pem").ensure(namespace)
+    await Trust(kube, CLOCK, lambda: "pem").ensure(namespace, "of-an-object")
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "x"}]}}
     tune = {"metadata": {"name": "tune", "uid": "11111111-2222-3333-4444-555555555555"}}
     references = owner("graft.dev/v1alpha1", "FineTuneJob", tune)
@@ -190,7 +190,7 @@ class TestServer:
         source = SecretCertificate(kube, CLOCK, namespace, "graft-reports-tls", service_names("graft-reports", namespace))
         certificate = ServingCertificate(source, CLOCK)
         await certificate.refresh()
-        await Trust(kube, CLOCK, lambda: certificate.bundle).ensure(namespace)
+        await Trust(kube, CLOCK, lambda: certificate.bundle).ensure(namespace, "of-an-object")
         server = ReportsServer(Sink(), Identities(kube, CLOCK), lambda: True, CLOCK, Fleet(CLOCK, lambda _: None))
         (port,) = free_ports(1)
         task = asyncio.create_task(server.run(certificate.context, "127.0.0.1", port))
@@ -203,7 +203,7 @@ class TestServer:
     ) -> None:
         port, material = served
         # The pod's fixture applied another bundle; the operator's is what a pod would mount.
-        await Trust(kube, CLOCK, lambda: material.bundle).ensure(namespace)
+        await Trust(kube, CLOCK, lambda: material.bundle).ensure(namespace, "of-an-object")
         trusted = await kube.get(CONFIG_MAPS, namespace, "graft-ca")
         assert trusted is not None
         context = ssl.create_default_context(cadata=trusted["data"]["ca.crt"])

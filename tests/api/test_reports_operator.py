@@ -11,7 +11,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from graft_operator.engine.resources import (
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    TUNING_POLICIES,
     Object,
     Resource,
 )
@@ -92,8 +95,32 @@ def with_token(kubeconfig: Path, token: str, target: Path) -> Path:
     return target
 
 
+class Bad(BaseHTTPRequestHandler):
+    """Stands for a Prometheus of which every query gives 1000."""
+
+    def do_POST(self) -> None:
+        body = b'{"status": "success", "data": {"resultType": "scalar", "result": [0, "1000"]}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
 @pytest.fixture
-def health(own_kubeconfig: Path, chart: Any, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def prometheus() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bad) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def health(own_kubeconfig: Path, chart: Any, tmp_path: Path, prometheus: str) -> Iterator[tuple[str, Path]]:
     """A running operator: the URL of its health server, and its log."""
     reports, port = free_ports(2)
     objects = {(o["kind"], o["metadata"]["name"]): o for o in chart.objects(chart.rendered())}
@@ -103,7 +130,8 @@ def health(own_kubeconfig: Path, chart: Any, tmp_path: Path) -> Iterator[tuple[s
     environment = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
     environment |= {"GRAFT_NAMESPACE": "graft-system", "GRAFT_POD_NAME": "graft-operator-a", "GRAFT_POD_IP": "10.1.2.3"}
     environment |= {"GRAFT_REPORTS_PORT": str(reports), "GRAFT_HEALTH_PORT": str(port), "GRAFT_POLICIES_FILE": str(policies)}
-    environment |= {"KUBECONFIG": str(own_kubeconfig), "PATH": os.environ["PATH"]}
+    environment |= {"KUBECONFIG": str(own_kubeconfig), "PATH": os.environ["PATH"], "GRAFT_PROMETHEUS_URL": prometheus}
+    environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}  # this checkout's code, wherever it is
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "graft_operator.main"], env=environment, stdout=output, stderr=output)
@@ -187,6 +215,29 @@ async def serve(kube: Kube, namespace: str, until: Callable[..., Awaitable[Any]]
     await until(lambda: absent(DEPLOYMENTS, "prod-gateway"), 60)
 
 
+async def launch(kube: Kube, namespace: str, until: Callable[..., Awaitable[Any]]) -> None:
+    """A TuningPolicy from its criteria to a job that has ended and is beyond its history limit; without a pod it ends by its deadline."""
+    await kube.create(MODEL_ENDPOINTS, {"metadata": {"name": "tuned", "namespace": namespace}, "spec": ENDPOINT})
+    job = yaml.safe_load((SAMPLE / "minimal.yaml").read_text())["spec"] | {"domain": "dsl", "activeDeadlineSeconds": 1}
+    promql = {"bad": "bad[$window]", "total": "total[$window]", "present": "up"}
+    criterion = {"name": "errors", "promql": promql, "window": "1h", "above": "0.03"}
+    domain = {"name": "dsl", "criteria": [criterion], "jobTemplate": {"spec": job}}
+    spec = {"endpointRef": {"name": "tuned"}, "enabled": True, "interval": "10s", "historyLimit": 0, "domains": [domain]}
+    await kube.create(TUNING_POLICIES, {"metadata": {"name": "tuning", "namespace": namespace}, "spec": spec})
+    chosen = Selection(namespace, labels="graft.dev/tuningpolicy=tuning")
+    await until(lambda: kube.list(FINE_TUNE_JOBS, chosen), 60)
+
+    async def over() -> bool:
+        found = await kube.get(TUNING_POLICIES, namespace, "tuning") or {}
+        (launched,) = found.get("status", {}).get("domains") or [{}]
+        return launched.get("decision") == "Cooldown" and not await kube.list(FINE_TUNE_JOBS, chosen)
+
+    await until(over, 90)
+    record = await kube.get(CONFIG_MAPS, namespace, "tuned-launches")
+    assert record is not None
+    assert [one["state"] for one in json.loads(record["data"]["launches.json"])["domains"][0]["launches"]] == ["Created"]
+
+
 async def test_it_works_with_its_rights_and_uses_no_others(
     kube: Kube, namespace: str, health: tuple[str, Path], api_server: ApiServer, chart: Any, until: Callable[..., Awaitable[Any]]
 ) -> None:
@@ -219,11 +270,13 @@ async def test_it_works_with_its_rights_and_uses_no_others(
         assert slice_["endpoints"][0]["addresses"] == ["10.1.2.3"]
         await kube.delete(FINE_TUNE_JOBS, namespace, "tune")
         await serve(kube, namespace, until)
+        await launch(kube, namespace, until)
     except TimeoutError:
         pytest.fail(log.read_text())
     events = await until(lambda: audited(api_server))
     refused = [event for event in events if event.get("responseStatus", {}).get("code") == 403]
     assert not refused, [event["requestURI"] for event in refused]
-    beyond = [event for event in events if not is_granted(event, granted(chart))]
+    rights = granted(chart)
+    beyond = [event for event in events if not is_granted(event, rights)]
     assert not beyond, [(event["verb"], event["requestURI"]) for event in beyond]
     assert {event["verb"] for event in events} >= {"get", "list", "watch", "create", "patch"}

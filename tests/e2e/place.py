@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -40,7 +41,7 @@ def wait_for(read, until, seconds, poll=0.3):
 def kill_process(pod_uid, words, when=lambda process: True):
     """
     kill -9 of the process of this pod whose command line has these words, from the host: no exec is needed, nor allowed, for that.
-    With `when`, only if that holds for its folder in /proc. True if there was one.
+    With `when`, only if that holds for its folder in /proc. True, once it is dead, if there was one.
     """
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -50,8 +51,17 @@ def kill_process(pod_uid, words, when=lambda process: True):
             continue
         if pod_uid in group and words in command and when(entry):
             subprocess.run(["kill", "-9", entry.name], check=False)
+            wait_for(partial(life, entry), lambda seen: seen["state"] in {"dead", "Z", "X"}, 60, 0.005)
             return True
     return False
+
+
+def life(process):
+    """Of a process that was killed: until it is dead its kernel takes connections for it, which nobody answers."""
+    try:
+        return {"state": (process / "stat").read_text().rpartition(")")[2].split()[0]}
+    except OSError:
+        return {"state": "dead"}
 
 
 class Place:
@@ -64,13 +74,12 @@ class Place:
 
     until = staticmethod(wait_for)
 
+    def restrict_namespace(self):
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}})
+
     def create_namespace(self):
-        namespace = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": self.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-        self.apply(namespace)
+        self.restrict_namespace()
         pem = self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         self.secret("signing-key", {"key.pem": pem.decode()})
         self.secret("s3", dict(install.s3_secret(self.chosen)))

@@ -20,14 +20,14 @@ from place import EXAMPLE, ROOT, Place, wait_for
 class Shop(Place):
     """A namespace with a ModelEndpoint of two domains, and a good adapter to make bad ones from."""
 
-    def open(self, good, signer, folder, **spec):
+    def open(self, good, signer, folder, within=300, **spec):
         """Create namespace and endpoint, and wait until it is ready."""
         self.good, self.signer, self.folder = good, signer, folder
         folder.mkdir(exist_ok=True)
         self.create_namespace()
         self.fill_bucket()
         self.apply(self.endpoint(**spec))
-        self.ready()
+        self.ready(within)
 
     def endpoint(self, **spec):
         body = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())
@@ -95,6 +95,10 @@ class Shop(Place):
     def pods(self, component):
         return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
 
+    def servers_ready(self):
+        """Wait until all server pods are, as the kubelet says: also while no operator says anything."""
+        wait_for(lambda: {"pods": self.pods("server")}, lambda seen: all(map(is_ready, seen["pods"])), 240)
+
     def spoil(self, name, file):
         """One bit of a file in the store changes."""
         key = f"packages/{name}/{file}"
@@ -120,11 +124,69 @@ class Shop(Place):
                  lambda seen: not seen["left"].strip(), seconds)  # fmt: skip
 
 
+SCORER = yaml.safe_load((EXAMPLE / "finetunejob.yaml").read_text())["spec"]["evaluation"]["suites"][0]["scorer"]
+COMPILE_ERRORS = {"name": "compile-errors", "kind": "Proportion", "direction": "LowerIsBetter", "unit": ""}
+ENDED = {"Passed", "Failed", "Inconclusive", "Error"}
+"""Of a ShadowTest."""
+
+
+def asked(role, margin, **more):
+    return {"metric": COMPILE_ERRORS | {"role": role, "margin": margin} | more, "scorer": SCORER}
+
+
+class Measured(Shop):
+    """An endpoint with a collector, and ShadowTests of it."""
+
+    def endpoint(self, **spec):
+        collector = {
+            "store": f"s3://{self.bucket}/measured",
+            "observe": [{"domain": "dsl", "scores": [{"name": "compile-errors", "scorer": SCORER}]}],
+            "segments": {"seconds": 5},
+        }
+        body = super().endpoint(**spec)
+        body["spec"] |= {"replicas": 1, "collector": collector}
+        body["spec"]["gateway"]["replicas"] = 1
+        return body
+
+    def hold_against(self, name, adapter, metrics, **spec):
+        """Start a ShadowTest of an adapter."""
+        body = {
+            "adapterRef": {"name": adapter},
+            "duration": "90s",
+            "maxDuration": "6m",
+            "controlShare": "0.4",
+            "metrics": metrics,
+            "standardGuardrails": False,
+            "limits": {"minClusters": 40, "idleSeconds": 5},
+            "content": "Full",
+            "segments": {"seconds": 5},
+        } | spec
+        metadata = {"name": name, "namespace": self.name}
+        self.apply({"apiVersion": "graft.dev/v1alpha1", "kind": "ShadowTest", "metadata": metadata, "spec": body})
+
+    def reaches(self, name, phases, seconds=300):
+        def there(found):
+            phase = found.get("status", {}).get("phase")
+            assert phase in phases or phase not in ENDED, json.dumps(found["status"].get("verdict"), indent=1)[:3000]
+            return phase in phases
+
+        return wait_for(lambda: self.get("shadowtest", name), there, seconds)["status"]
+
+    def reported(self, name):
+        return wait_for(lambda: self.get("shadowtest", name), lambda found: found["status"].get("report"), 120)["status"]
+
+    def collector(self):
+        (pod,) = self.pods("collector")
+        return pod
+
+
 class Load:
     """Requests at a steady rate from a thread of its own; what every one of them came to."""
 
-    def __init__(self, shop, models=("dsl", "other", "base"), rate=8):
+    def __init__(self, shop, models=("dsl", "other", "base"), rate=8, *, conversations=False):
+        """`conversations`: each request is one of its own."""
         self.url, self.questions, self.models, self.rate = shop.url(), shop.questions, models, rate
+        self.conversations = conversations
         self.outcomes = Counter()
         self.answers = {}
         """By version and question: the texts that came. One version has one text for one question."""
@@ -151,13 +213,14 @@ class Load:
                 model = self.models[number % len(self.models)]
                 number += 1
                 question = self.questions[number // len(self.models) % len(self.questions)]
-                task = asyncio.create_task(self._ask(session, model, question, stream=number % 2 == 0))
+                headers = {"x-conversation-id": f"{id(self)}-{number}"} if self.conversations else {}
+                task = asyncio.create_task(self._ask(session, model, question, headers, stream=number % 2 == 0))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 await asyncio.sleep(1 / self.rate)
             await asyncio.gather(*tasks)
 
-    async def _ask(self, session, model, question, stream):
+    async def _ask(self, session, model, question, headers, stream):
         body = {
             "model": model,
             "messages": [{"role": "user", "content": question}],
@@ -167,7 +230,7 @@ class Load:
         }
         began, at = time.strftime("%X"), time.monotonic()
         try:
-            async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+            async with session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
                 raw = await answer.read()
                 served = answer.headers.get("x-graft-served-by", "").partition("@")[0]
                 said = text_of(raw, model, stream=stream) if answer.status == 200 else None

@@ -20,6 +20,8 @@ import pytest
 from place import kill_process, wait_for
 from stories import Load, Shop, ask, is_ready, train
 
+from graft_devcluster import install
+
 
 @pytest.fixture(scope="module")
 def good(world, tmp_path_factory):
@@ -237,6 +239,7 @@ def test_faults_under_load(shop, first, chosen):
             time.sleep(15)
         assert load.failed() == 0, load.problems[:5]
         assert len(load.served()) == 2
+        shop.servers_ready()  # one fault at a time: with no agent on one pod, and no vLLM on the other, nobody could answer
 
         with Load(shop, rate=3) as load:
             time.sleep(3)
@@ -245,7 +248,7 @@ def test_faults_under_load(shop, first, chosen):
                 assert kill_process(victim["metadata"]["uid"], "vllm.entrypoints")
                 killed = time.monotonic()
                 wait_for(lambda: shop.pods("server")[1], lambda pod: not is_ready(pod), 60)
-                wait_for(lambda: {"pods": shop.pods("server")}, lambda seen: all(map(is_ready, seen["pods"])), 240)
+                shop.servers_ready()
             time.sleep(3)
         assert not load.lost_after(killed + NOTICED), load.problems
         assert not load.turned_away(), load.problems
@@ -330,3 +333,45 @@ def node_client(url, model, chosen):
     done = subprocess.run(["node", "openai.mjs", url, model], cwd=place, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+RESTORER = "system:serviceaccount:backup:restorer"
+"""Whom `policies.recordWriters` of the chart names: a backup tool. Nobody else may bring a ledger back."""
+
+
+def test_a_whole_namespace_comes_back_from_a_backup(shop, first, chosen, references):
+    """Everything is gone and applied again, without any status and with new uids: the same adapter serves."""
+    install.install(chosen, references, f"policies.recordWriters={{{RESTORER}}}")
+    shop.tools.run("kubectl", "create", "clusterrolebinding", shop.name, "--clusterrole=cluster-admin", "--serviceaccount=backup:restorer")
+    before = shop.serves("dsl", first)["domains"][0]["arms"][0]["digest"]
+    saved = backup(shop)
+    assert {"Secret", "ConfigMap", "Adapter", "ModelEndpoint"} == {each["kind"] for each in saved}
+    try:
+        # Kubernetes deletes pods first, and looks again after half of their longest grace period if some are still there.
+        shop.tools.run("kubectl", "delete", "namespace", shop.name, "--timeout=400s")
+        shop.restrict_namespace()
+        body = json.dumps({"apiVersion": "v1", "kind": "List", "items": saved})
+        shop.tools.run("kubectl", "create", "--as", RESTORER, "-f", "-", stdin=body)
+        status = shop.serves("dsl", first, 300)
+    finally:
+        shop.tools.run("kubectl", "delete", "clusterrolebinding", shop.name)
+    assert status["domains"][0]["arms"][0]["digest"] == before
+    shop.ready()
+    with Load(shop, models=("dsl",)) as load:
+        time.sleep(4)
+    assert load.failed() == 0, load.problems[:5]
+    assert [name.startswith("dsl-") for name in load.served()] == [True]
+
+
+def backup(shop):
+    """What a backup tool keeps of a namespace: all objects that Kubernetes does not make itself, as they were, but for their status."""
+    kept = []
+    for kind in ("secrets", "configmaps", "adapters", "modelendpoints"):
+        for each in shop.items(kind):
+            if each["metadata"]["name"] == "kube-root-ca.crt":
+                continue
+            for field in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"):
+                each["metadata"].pop(field, None)
+            each.pop("status", None)
+            kept.append(each)
+    return kept

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import s3world
 
-from graft_serving.collector.chain import COMMITS, Chain, FencedError, Progress, Sealed
+from graft_serving.collector.chain import Chain
+from graft_serving.collector.commits import COMMITS, FencedError, Progress, Sealed
 from graft_serving.collector.observed import SUM, Key, ObservedSum, observed_algebra
 from graft_serving.collector.store import Store, StoreAwayError, open_store
 

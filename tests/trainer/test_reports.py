@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
@@ -49,14 +48,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def operator() -> Iterator[Operator]:
-    server = Operator()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def operator(in_thread: Callable[[Operator], Operator]) -> Operator:
+    return in_thread(Operator())
 
 
 def test_a_run_claims_reports_progress_asks_again_and_reports_the_result(world: tiny.World, operator: Operator) -> None:

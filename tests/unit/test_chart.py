@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +22,23 @@ HELM = Toolbox(cache_root()).path("helm")
 SECOND = "replicas=2"
 CERT_MANAGER = "reports.certManager.enabled=true,reports.certManager.issuerRef.name=ca"
 POLICIES = [
+    "graft-approvals",
+    "graft-commands",
     "graft-deployments",
     "graft-jobs",
     "graft-operator-writes",
     "graft-pods",
+    "graft-promotion",
     "graft-records",
     "graft-replicasets",
     "graft-scale",
     "graft-services",
+    "graft-shadows",
+    "graft-status",
+    "graft-tests",
     "graft-tokens",
 ]
-PEOPLE = ("graft-user", "graft-view", "graft-serving-admin")
+PEOPLE = ("graft-user", "graft-view", "graft-approver", "graft-policy-admin", "graft-serving-admin")
 EVERYTHING = (
     SECOND,
     "networkPolicy.enabled=true",
@@ -65,8 +73,12 @@ def generate() -> ModuleType:
 def chart(generate: ModuleType) -> Any:
     """Render with `--set` settings: objects by kind and name."""
 
-    def render(*settings: str) -> dict[tuple[str, str], dict[str, Any]]:
+    @cache
+    def parsed(*settings: str) -> dict[tuple[str, str], dict[str, Any]]:
         return {(o["kind"], o["metadata"]["name"]): o for o in generate.objects(generate.rendered(*settings))}
+
+    def render(*settings: str) -> dict[tuple[str, str], dict[str, Any]]:
+        return deepcopy(parsed(*settings))  # tests change them
 
     return render
 
@@ -117,14 +129,30 @@ class TestRights:
         assert {("endpointslices", verb) for verb in ("list", "watch")} <= held
         assert not [rule for rule in rules(chart(), *PEOPLE) if "rbac.authorization.k8s.io" in rule["apiGroups"]]
 
-    def test_nobody_is_given_inject_by_a_built_in_role(self, chart: Any) -> None:
-        objects = chart()
-        assert not [rule for rule in rules(objects, "graft-user", "graft-view") if "inject" in rule["verbs"]]
+    def test_nobody_is_given_a_verb_of_grafts_own_by_a_built_in_role(self, chart: Any) -> None:
+        objects, own = chart(), {"inject", "command", "setpolicy"}
+        assert not [rule for rule in rules(objects, "graft-user", "graft-view", "graft-approver") if own & set(rule["verbs"])]
         assert objects["ClusterRole", "graft-serving-admin"]["rules"] == [
-            {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["inject"]}
+            {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["inject"]},
+            {"apiGroups": ["graft.dev"], "resources": ["shadowtests", "modelendpoints"], "verbs": ["command"]},
         ]
-        labels = objects["ClusterRole", "graft-serving-admin"]["metadata"]["labels"]
-        assert not [label for label in labels if "aggregate" in label]
+        assert rules(objects, "graft-policy-admin") == [
+            {"apiGroups": ["graft.dev"], "resources": ["modelendpoints"], "verbs": ["setpolicy"]}
+        ]
+        for role in ("graft-serving-admin", "graft-policy-admin", "graft-approver"):
+            assert not [label for label in objects["ClusterRole", role]["metadata"]["labels"] if "aggregate" in label]
+
+    def test_approvers_alone_speak_and_write_nothing_else(self, chart: Any) -> None:
+        objects = chart()
+        written = {
+            (role, resource, verb)
+            for role in PEOPLE
+            for rule in rules(objects, role)
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            if (resource == "adapterapprovals" or role == "graft-approver") and verb not in ("get", "list", "watch")
+        }
+        assert written == {("graft-approver", "adapterapprovals", verb) for verb in ("create", "delete")}
 
     def test_the_operator_writes_no_users_object_but_its_status(self, chart: Any) -> None:
         written = {
@@ -134,15 +162,18 @@ class TestRights:
             for verb in rule["verbs"]
             if "graft.dev" in rule["apiGroups"] and verb not in ("get", "list", "watch")
         }
-        kinds = ("finetunejobs", "modelendpoints", "adapters")
+        kinds = ("finetunejobs", "modelendpoints", "adapters", "shadowtests")
         subresources = {(f"{kind}/{part}", verb) for kind in kinds for part, verb in (("status", "patch"), ("finalizers", "update"))}
-        # Its finalizer: what else a patch could change, the policy graft-operator-writes refuses.
-        assert written == subresources | {("adapters", "create"), ("adapters", "patch")}
+        # Its finalizer, shadow servers and the tests of promotion: what else it could do, the policy graft-operator-writes refuses.
+        created = {("adapters", "create"), ("modelendpoints", "create"), ("shadowtests", "create")}
+        launched = {("finetunejobs", "create"), ("finetunejobs", "delete"), ("tuningpolicies/status", "patch")}
+        assert written == subresources | created | launched | {("adapters", "patch"), ("modelendpoints", "delete")}
 
     def test_the_operator_deletes_nothing_that_others_own(self, chart: Any) -> None:
         deleted = {resource for rule in operator_rules(chart()) for resource in rule["resources"] if "delete" in rule["verbs"]}
         workloads, rights = {"jobs", "deployments"}, {"serviceaccounts", "rolebindings"}
-        assert deleted == workloads | rights | {"services", "poddisruptionbudgets", "networkpolicies", "endpointslices"}
+        shadows = {"modelendpoints", "finetunejobs"}
+        assert deleted == workloads | rights | shadows | {"services", "poddisruptionbudgets", "networkpolicies", "endpointslices"}
 
     def test_people_never_write_status(self, chart: Any) -> None:
         below = {resource for rule in rules(chart(), *PEOPLE) for resource in rule["resources"] if "/" in resource}
@@ -231,6 +262,48 @@ class TestDeployment:
         assert str(mounted.policies_file.parent) in paths
 
 
+class TestPrometheus:
+    URL = "prometheus.url=https://prometheus.monitoring.svc:9090"
+
+    def test_there_is_none_by_default(self, chart: Any) -> None:
+        assert not [name for name in environment(chart()) if name.startswith("GRAFT_PROMETHEUS")]
+        volumes = chart()["Deployment", "graft-operator"]["spec"]["template"]["spec"]["volumes"]
+        assert "prometheus" not in {volume["name"] for volume in volumes}
+        assert "prometheus" not in {volume["name"] for volume in self.volumes(chart, self.URL)}
+        assert environment(chart(self.URL))["GRAFT_PROMETHEUS_URL"] == "https://prometheus.monitoring.svc:9090"
+
+    @pytest.mark.parametrize(
+        ("setting", "source"),
+        [
+            ("prometheus.tokenSecret.name=metrics", {"secret": {"name": "metrics", "items": [{"key": "token", "path": "token"}]}}),
+            (
+                "prometheus.tokenAudience=thanos",
+                {"serviceAccountToken": {"audience": "thanos", "expirationSeconds": 3600, "path": "token"}},
+            ),
+        ],
+    )
+    def test_one_token_is_mounted_and_the_operator_finds_it(self, chart: Any, setting: str, source: dict[str, Any]) -> None:
+        from graft_operator.config import from_environment
+        from graft_operator.main import prometheus_of
+
+        settings = (self.URL, setting, "prometheus.caConfigMap.name=ca")
+        (volume,) = [volume for volume in self.volumes(chart, *settings) if volume["name"] == "prometheus"]
+        authority = {"configMap": {"name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}
+        assert volume["projected"]["sources"] == [source, authority]
+        (mount,) = [mount for mount in container(chart(*settings))["volumeMounts"] if mount["name"] == "prometheus"]
+        server = prometheus_of(from_environment({name: value or "x" for name, value in environment(chart(*settings)).items()}))
+        assert server is not None
+        assert [str(server.token_file), str(server.authority_file)] == [f"{mount['mountPath']}/token", f"{mount['mountPath']}/ca.crt"]
+
+    def test_two_tokens_are_refused(self, generate: ModuleType) -> None:
+        with pytest.raises(ValueError, match="not both"):
+            generate.rendered(self.URL, "prometheus.tokenSecret.name=a", "prometheus.tokenAudience=b")
+
+    def volumes(self, chart: Any, *settings: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = chart(*settings)["Deployment", "graft-operator"]["spec"]["template"]["spec"]["volumes"]
+        return found
+
+
 class TestPolicies:
     def test_each_is_bound_to_deny_and_fails_closed(self, chart: Any) -> None:
         objects = chart()
@@ -302,7 +375,8 @@ class TestValues:
     def test_everything_at_once_renders(self, chart: Any) -> None:
         objects = chart(*EVERYTHING)
         assert ("NetworkPolicy", "graft-operator") in objects
-        assert ("ServiceMonitor", "graft-operator") in objects
+        (endpoint,) = objects["ServiceMonitor", "graft-operator"]["spec"]["endpoints"]
+        assert endpoint["honorLabels"], "graft_promotion_* name the namespace and endpoint that they are about"
 
     def test_helm_lint_has_nothing_to_say(self) -> None:
         done = subprocess.run([str(HELM), "lint", "--strict", "--quiet", str(CHART)], capture_output=True, text=True, check=False)

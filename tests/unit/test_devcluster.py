@@ -18,6 +18,7 @@ from graft_devcluster import (
     cleanup,
     containerd,
     controlplane,
+    discovery,
     host,
     iptables,
     manifests,
@@ -345,8 +346,17 @@ class TestConfiguration:
         assert ("forward" in text) == (forwarded is not None)
         assert forwarded is None or forwarded in text
 
+    def test_prometheus_reads_running_pods_that_ask_for_it(self) -> None:
+        def pod(name: str, phase: str = "Running", **annotations: str) -> dict[str, object]:
+            asked = {f"prometheus.io/{key}": value for key, value in annotations.items()}
+            metadata = {"name": name, "namespace": "team", "annotations": asked}
+            return {"metadata": metadata, "status": {"phase": phase, "podIP": "10.0.0.7"}}
+
+        pods = [pod("a", scrape="true", port="9090"), pod("b", scrape="true"), pod("c"), pod("d", "Pending", scrape="true", port="1")]
+        assert discovery.targets(pods) == [{"targets": ["10.0.0.7:9090"], "labels": {"namespace": "team", "pod": "a"}}]
+
     def test_s3_is_a_service_that_leads_to_the_node(self, settings: Settings) -> None:
-        service, endpoints = manifests.s3(settings)
+        service, endpoints = manifests.on_node(settings, "s3", Port.S3)
         assert "selector" not in service["spec"]
         assert endpoints["endpoints"][0]["addresses"] == ["10.212.0.1"]
         assert endpoints["ports"][0]["port"] == settings.port(Port.S3)

@@ -24,3 +24,23 @@ app.kubernetes.io/component: operator
 {{- define "graft.operatorUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ .Values.serviceAccount.name }}
 {{- end }}
+
+{{- /* What the operator asks the chart's Prometheus with: one named key of one named Secret, or a token of its own; nothing without any. */ -}}
+{{- define "graft.prometheus" -}}
+{{- with .Values.prometheus }}
+{{- if and .tokenSecret.name .tokenAudience }}
+{{- fail "prometheus: set tokenSecret.name or tokenAudience, not both" }}
+{{- end }}
+{{- if .url }}
+{{- if .tokenSecret.name }}
+- secret: {name: {{ .tokenSecret.name }}, items: [{key: {{ .tokenSecret.key }}, path: token}]}
+{{- end }}
+{{- if .tokenAudience }}
+- serviceAccountToken: {audience: {{ .tokenAudience | quote }}, expirationSeconds: 3600, path: token}
+{{- end }}
+{{- if .caConfigMap.name }}
+- configMap: {name: {{ .caConfigMap.name }}, items: [{key: {{ .caConfigMap.key }}, path: ca.crt}]}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -21,14 +21,8 @@ from graft_api.comparison import HARM_ALPHA, Direction, HarmReading, Kind, Metri
 from graft_evaluation.paired.batch import unit
 from graft_evaluation.paired.outcomes import worst
 from graft_evaluation.paired.sample import Conversations
+from graft_evaluation.paired.sequence import MIN_CLOSED, MIN_DIFFERENT, half_width
 from graft_evaluation.paired.summary import APART, CANDIDATE, COLUMNS, INCUMBENT, PAIRS, Plan
-
-MIN_CLOSED = 100
-"""Closed conversations before the first look: the sequence holds asymptotically."""
-MIN_DIFFERENT = 10
-"""Closed conversations in which the sides differ, likewise: a variance of fewer is a guess."""
-TIGHTEST_AT = 500
-"""Conversations at which the sequence is tightest: harm that shows there is worth stopping for."""
 
 
 def watched(plan: Plan) -> list[int]:
@@ -52,18 +46,6 @@ def read(plan: Plan, table: Conversations, now: int, idle_seconds: int, sharing:
         )
         for place in watched(plan)
     }
-
-
-def half_width(observations: int, alpha: float) -> float:
-    """
-    Return the half-width in standard deviations of the one-sided sequence after so many observations.
-
-    sqrt(2 (t r^2 + 1) / (t^2 r^2) log(1 + sqrt(t r^2 + 1) / (2 alpha))), with r such that it is tightest at TIGHTEST_AT.
-    """
-    tail = -2 * math.log(2 * alpha)
-    r2 = (tail + math.log(tail) + 1) / TIGHTEST_AT
-    spread = observations * r2 + 1
-    return math.sqrt(2 * spread / (observations**2 * r2) * math.log1p(math.sqrt(spread) / (2 * alpha)))
 
 
 def _metric(metric: Metric, sums: NDArray[np.int64], alpha: float) -> HarmReading:

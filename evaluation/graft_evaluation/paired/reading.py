@@ -28,7 +28,7 @@ class Moment:
     """Seconds since the epoch."""
     hours: float
     """Of observed time so far."""
-    idle_seconds: int = 1800
+    idle_seconds: int = Limits().idle_seconds
     """A conversation with nothing new for so long is closed."""
     watched: int | None = None
     """Metrics that are watched for harm in all contrasts together: they share one error. None: as many as in this contrast, in

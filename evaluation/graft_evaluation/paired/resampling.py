@@ -7,7 +7,7 @@ a heavy conversation or rare events. Of quantiles the bootstrap's standard error
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
 
@@ -99,9 +99,23 @@ class Rare:
 
     shift: NDArray[np.float64]
     """Of each bucket's sum, shape [buckets]."""
+    candidates: float
+    """Share of the candidate's among the pairs in which one side alone is at the worst."""
     point: float
     low: float
     high: float
+
+    def relative(self, incumbent: float) -> "Rare":
+        """
+        Return it as a share of the incumbent's value, in which the incumbent's worst values count too.
+
+        A relative margin m asks for the contrast candidate - (1 + m) incumbent (Fieller 1954): under it a pair of the candidate's
+        weighs 1, and one of the incumbent's 1 + m. Each end's distance is that of the difference, times the root of the mean of
+        squares of these weights at that end.
+        """
+        point, low, high = self.point / incumbent, self.low / incumbent, self.high / incumbent
+        at_low, at_high = (math.sqrt(self.candidates + (1 - self.candidates) * max(1 + end, 0.0) ** 2) for end in (low, high))
+        return replace(self, point=point, low=point - (point - low) * at_low, high=point + (high - point) * at_high)
 
 
 def _rare(metric: Metric, counted: NDArray[np.float64], spread: Spread, alone: NDArray[np.int64] | None) -> Rare | None:
@@ -113,11 +127,22 @@ def _rare(metric: Metric, counted: NDArray[np.float64], spread: Spread, alone: N
     """
     if alone is None or not 0 < int(alone.any(axis=1).sum()) < FEW_DISCORDANT:
         return None
-    weight = worst(metric) - float(counted[:, INCUMBENT].sum() + counted[:, CANDIDATE].sum()) / 2 / float(spread.pairs.sum())
+    weight = _weight(metric, counted, float(alone.sum()))
     net = (alone[:, ONLY_CANDIDATE] - alone[:, ONLY_INCUMBENT]).astype(np.float64)
     point, ends = _shares(net, float(alone.sum()), spread)
     low, high = sorted((ends.low * weight, ends.high * weight))
-    return Rare(net * weight, point * weight, low, high)
+    return Rare(net * weight, float(alone[:, ONLY_CANDIDATE].sum() / alone.sum()), point * weight, low, high)
+
+
+def _weight(metric: Metric, counted: NDArray[np.float64], alone: float) -> float:
+    """
+    Return how far the two sides are apart where one of them alone is at the worst: from a typical value of those that are not.
+
+    Were the worst in the typical value too, what is missing of the distance would stay with the other values, where it is taken
+    for independent of this.
+    """
+    end, values = worst(metric), float(counted[:, INCUMBENT].sum() + counted[:, CANDIDATE].sum())
+    return end - (values - alone * end) / (2 * float(counted[:, PAIRS].sum()) - alone)
 
 
 def _together(metric: Metric, ordinary: Estimate, rare: Rare) -> Estimate:
@@ -125,10 +150,11 @@ def _together(metric: Metric, ordinary: Estimate, rare: Rare) -> Estimate:
     Return the sum of an estimate without the worst values and of what they do.
 
     Each end's distance is the root of the sum of squares of the two parts' (Zou and Donner 2008, Statistics in Medicine 27:1693,
-    equation 8: recovering variances from two intervals). A relative change is a share of the incumbent's value.
+    equation 8: recovering variances from two intervals).
     """
-    scale = ordinary.incumbent if metric.scale is Scale.RELATIVE else 1.0
-    point, low, high = rare.point / scale, rare.low / scale, rare.high / scale
+    if metric.scale is Scale.RELATIVE:
+        rare = rare.relative(ordinary.incumbent)
+    point, low, high = rare.point, rare.low, rare.high
     if metric.direction is Direction.LOWER:
         point, low, high = -point, -high, -low
     improvement = ordinary.improvement + point

@@ -31,6 +31,17 @@ def describe_instrument(metric: Metric, check: Estimate, allowed: float) -> str:
     return f"{differs} by {amount(metric, check.improvement)} {ends}, at most {amount(metric, allowed)} may be"
 
 
+def describe_broken(metric: Metric, broke: float, twice: float) -> str:
+    """Return why a metric that passes is not trusted: what is missing may be what is wrong."""
+    beside = f"{broke:.1%} of the pairs, {twice:.1%} where the incumbent was asked twice"
+    return f"the scorer of {metric.called()} failed on {beside}; with the difference as the candidate's worst it does not pass"
+
+
+def describe_left_out(contrast: str, count: int, of: int, allowed: float) -> str:
+    """Return why too few of the requests are left to speak for all."""
+    return f"{contrast}: {count} of {of} requests ({count / of:.1%}) were left out, at most {allowed:.1%} may be"
+
+
 def change(metric: Metric, estimate: Estimate) -> str:
     """Return how a metric moved, its interval in the direction of the word: 'errors fell by 12.1 points [9.8, 14.4]'."""
     better = estimate.improvement >= 0

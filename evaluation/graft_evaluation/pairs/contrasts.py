@@ -7,12 +7,14 @@ over committed lines, there or on somebody's laptop, comes to the same state bit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from graft_api.collect import HARDWARE, Compare, PairLine, Sides
+from graft_api.collect import Compare, PairLine, Sides
 from graft_api.comparison import Comparison, Limits, Metric
+from graft_api.measures import HARDWARE
+from graft_evaluation.paired import harm
 from graft_evaluation.paired.batch import Batch
 from graft_evaluation.paired.hashing import conversation_keys
 from graft_evaluation.paired.outcomes import worst
@@ -42,15 +44,20 @@ def planned(quality: tuple[Metric, ...], hardware: tuple[Metric, ...], seed: int
 
 def add_lines(summary: Summary, lines: Sequence[PairLine]) -> None:
     """Add what `lines` say of one contrast to its summary."""
+    add_tallies(summary, lines)
+    batch = batch_of(summary.plan, lines)
+    if len(batch):
+        summary.add(batch)
+
+
+def add_tallies(summary: Summary, lines: Sequence[PairLine]) -> None:
+    """Add what is left out of one contrast, and what scorers failed on."""
     name = summary.plan.name
     for line in lines:
         for metric in line.broken.get(name, ()):
             summary.fail(metric)
         if name in line.exclusions:
             summary.exclude(*line.exclusions[name])
-    batch = batch_of(summary.plan, lines)
-    if len(batch):
-        summary.add(batch)
 
 
 def summed(plan: Plan, lines: Sequence[PairLine]) -> Summary:
@@ -60,10 +67,20 @@ def summed(plan: Plan, lines: Sequence[PairLine]) -> Summary:
     return summary
 
 
-def comparison(sums: Mapping[str, Summary], limits: Limits, moment: Moment) -> Comparison:
-    """Return what summaries by contrast come to, nothing lost and nothing broken. Takes a second or so of CPU."""
+def comparison(sums: Mapping[str, Summary], limits: Limits, now: int, hours: float) -> Comparison:
+    """
+    Return what summaries by contrast come to, nothing lost and nothing broken. Takes a second or so of CPU.
+
+    `now`: seconds since 1970. `hours`: of observed time so far.
+    """
+    moment = Moment(now, hours, limits.idle_seconds, watched([summary.plan for summary in sums.values()]))
     found = {name: contrast(summary, limits, moment) for name, summary in sums.items()}
     return Comparison(contrasts=[found[name] for name in (PRODUCTION, CONTROL) if name in found], instrument=found.get(INSTRUMENT))
+
+
+def watched(plans: Iterable[Plan]) -> int:
+    """Return how many metrics are watched for harm. The instrument is the same model twice, in which there is none to look for."""
+    return sum(len(harm.watched(plan)) for plan in plans if plan.name != INSTRUMENT)
 
 
 def batch_of(plan: Plan, lines: Sequence[PairLine]) -> Batch:

@@ -68,6 +68,13 @@ class Question:
     candidate: str = "candidate"
     by_hand: bool = False
     """Written for these pairs by a person, who may mistype a name."""
+    replayed: bool = False
+    """Of a replay: its hours are those of the replay, and say nothing of any traffic."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether a line with what this version does not know is an error: a collector may be newer than its reader."""
+        return self.by_hand or self.replayed
 
 
 def question(pairs: Path, given: Path | None) -> Question:

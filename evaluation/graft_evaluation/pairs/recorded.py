@@ -7,7 +7,7 @@ A folder with `commits/` is a collector's store: there a segment counts if a com
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -67,17 +67,34 @@ def files(path: Path) -> Found:
     return Found(found)
 
 
-def lines(found: Found) -> Iterator[tuple[Place, PairLine]]:
-    """Yield every pair with its place, file after file. Raises `Invalid`."""
+def lines(found: Found, strange: Callable[[Iterable[str]], None] | None = None) -> Iterator[tuple[Place, PairLine]]:
+    """Yield every pair with its place, file after file; `strange` takes the fields of a line that no pair has. Raises `Invalid`."""
     for file in found.files:
-        for number, line in enumerate(_raw_lines(file), 1):
-            if line.strip():
-                yield Place(file, number), _pair(Place(file, number), line)
+        yield from _pairs(raw_lines(file, _ADVICE), file, strange)
 
 
-def _pair(place: Place, line: bytes) -> PairLine:
+def stream_lines(stream: BinaryIO, file: Path) -> Iterator[tuple[Place, PairLine]]:
+    """Yield the pairs of what is open already, and may be no file of this machine: `file` is what it is called. Raises `Invalid`."""
+    yield from _pairs(_streamed(stream, file, _ADVICE), file)
+
+
+def _pairs(found: Iterator[bytes], file: Path, strange: Callable[[Iterable[str]], None] | None = None) -> Iterator[tuple[Place, PairLine]]:
+    for number, line in enumerate(found, 1):
+        if line.strip():
+            yield Place(file, number), _pair(Place(file, number), line, strange)
+
+
+def _pair(place: Place, line: bytes, strange: Callable[[Iterable[str]], None] | None) -> PairLine:
     try:
-        return read_line(line)
+        if strange is None:
+            return read_line(line)
+        try:
+            return PairLine.model_validate_json(line, by_alias=True, by_name=False)
+        except ValidationError as error:
+            # Of a newer collector, or mistyped: read as a collector reads it, and told.
+            pair = read_line(line)
+            strange([".".join(map(str, item["loc"])) for item in error.errors(include_url=False, include_input=False)])
+            return pair
     except ValidationError as error:
         raise Invalid([f"{place}: {problem}; {_ADVICE}" for problem in Invalid.of(error).problems[:NAMED_PROBLEMS]]) from error
 
@@ -101,19 +118,24 @@ def _segment(commit: Path) -> str | None:
         raise Invalid([f"{commit}: no commit of a collector; copy the store again"]) from error
 
 
-def _raw_lines(file: Path) -> Iterator[bytes]:
+def raw_lines(file: Path, advice: str) -> Iterator[bytes]:
     """Yield lines without their ends. Raises `Invalid` for what is not readable, cut off, or too long."""
-    number, rest = 1, b""
     try:
         with file.open("rb") as stream:
-            for piece in _pieces(stream):
-                *whole, rest = (rest + piece).split(b"\n")
-                yield from whole
-                number += len(whole)
-                if len(rest) > LONGEST_LINE:
-                    raise Invalid([f"{Place(file, number)}: longer than {LONGEST_LINE} bytes; {_ADVICE}"])
+            yield from _streamed(stream, file, advice)
     except OSError as error:
         raise Invalid([f"{file}: {error.strerror}"]) from error
+
+
+def _streamed(stream: BinaryIO, file: Path, advice: str) -> Iterator[bytes]:
+    number, rest = 1, b""
+    try:
+        for piece in _pieces(stream):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+            number += len(whole)
+            if len(rest) > LONGEST_LINE:
+                raise Invalid([f"{Place(file, number)}: longer than {LONGEST_LINE} bytes; {advice}"])
     except (zstandard.ZstdError, EOFError) as error:
         raise Invalid([f"{Place(file, number)}: the zstd data is damaged or cut off here; copy the file again"]) from error
     if rest:

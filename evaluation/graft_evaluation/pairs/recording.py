@@ -1,33 +1,42 @@
-"""All that is kept of pairs while they are read: sums, numbers per pair for the drawings, and the few pairs to look at."""
+"""
+All that is kept of pairs while they are read: sums by the hour or day, counts of values, and the few pairs to look at.
+
+It does not grow with the number of pairs, but for one bit of each: a folder, or a store, may hold more than any memory.
+"""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
-from graft_api.collect import PairLine, Sides
-from graft_api.comparison import Comparison, Direction, Kind, Metric
+from graft_api.collect import PairLine, SideLine, Sides, Told
+from graft_api.comparison import Comparison, Contrast, Direction, Kind, Metric
 from graft_api.schema import Invalid
-from graft_evaluation.paired.batch import REACH, Batch
-from graft_evaluation.paired.outcomes import worst
-from graft_evaluation.paired.reading import Moment
+from graft_evaluation.paired.batch import REACH
+from graft_evaluation.paired.outcomes import Answer, worst
 from graft_evaluation.paired.summary import Plan, Summary
-from graft_evaluation.pairs.contrasts import PRODUCTION, add_lines, batch_of, comparison
+from graft_evaluation.pairs.contrasts import INSTRUMENT, PRODUCTION, comparison
 from graft_evaluation.pairs.question import Question, answerable
 from graft_evaluation.pairs.recorded import Place
+from graft_evaluation.pairs.seen import Seen
+from graft_evaluation.pairs.stretches import HOUR, Stretches
+from graft_evaluation.pairs.unknown import Unknown
+from graft_evaluation.pairs.values import Values
 
 CHUNK = 4096
-"""Lines that are added up at once."""
+"""Lines that are added up at once, without their content."""
+MOST_HOURS = 36
+"""A longer test is summed and drawn by the day."""
+LONGEST_TEXT = 4000
+"""Characters of an answer or request that are kept to be looked at."""
 REGRESSIONS = 5
 """Of each metric."""
 MOST_REASONS = 32
-IDLE_SECONDS = Moment(0, 0.0).idle_seconds
+SIDES = ("production", "candidate", "incumbent")
 
 
 @dataclass(order=True)
@@ -45,14 +54,22 @@ class Recording:
     """What was read so far."""
 
     question: Question
-    sums: dict[str, Summary]
-    batches: dict[str, list[Batch]] = field(default_factory=lambda: defaultdict(list))
+    stretches: dict[str, Stretches]
+    """By contrast."""
+    values: dict[tuple[str, str], Values]
+    """By contrast and metric, of what is drawn."""
+    sums: dict[str, Summary] = field(default_factory=dict)
+    """Of all pairs, once they are read."""
+    seen: Seen = field(default_factory=Seen)
+    named: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Contrast -> metrics that any pair names."""
     regressions: dict[str, list[Regression]] = field(default_factory=lambda: defaultdict(list))
     """Metric of production's contrast -> a heap of its worst pairs."""
     endings: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(side, how its answer ended) -> pairs."""
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(metric, why its scorer failed) -> pairs."""
+    unknown: Unknown = field(default_factory=Unknown)
     lines: int = 0
     repeated: int = 0
     """Lines with the boot and number of an earlier one: counted once."""
@@ -67,59 +84,82 @@ class Recording:
 
     def comparison(self) -> Comparison:
         """Return what a verdict is read from. The recording is over, so every conversation in it is closed."""
-        found = comparison(self.sums, self.question.limits, Moment(self.last + IDLE_SECONDS, self.hours))
-        return found.model_copy(update={"lost_pairs": self.question.lost_pairs})
-
-    def batch(self, contrast: str) -> Batch:
-        """Return all pairs of a contrast."""
-        parts = self.batches[contrast] or [batch_of(self.question.plans[contrast], [])]
-        return Batch(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("clusters", "first_turn", "seconds")),
-            *(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("incumbent", "candidate")),
-        )
+        limits = self.question.limits
+        found = comparison(self.sums, limits, self.last + limits.idle_seconds, self.hours)
+        found = found.model_copy(update={"lost_pairs": self.question.lost_pairs})
+        return _without_forecast(found) if self.question.replayed else found
 
 
-def recording(asked: Question, pairs: Iterable[tuple[Place, PairLine]]) -> Recording:
-    """Return everything that pairs say. Raises `Invalid` for a value that its metric cannot have, and where there are no pairs."""
-    found = Recording(asked, {name: Summary(plan) for name, plan in asked.plans.items()})
-    seen: dict[str, set[str]] = defaultdict(set)
-    known: set[tuple[str, int]] = set()
-    source = iter(pairs)
-    while chunk := list(islice(source, CHUNK)):
-        _add(found, [_checked(place, line, asked) for place, line in chunk], known, seen)
+def _without_forecast(compared: Comparison) -> Comparison:
+    contrasts = [_unforecast(contrast) for contrast in compared.contrasts]
+    instrument = None if compared.instrument is None else _unforecast(compared.instrument)
+    return compared.model_copy(update={"contrasts": contrasts, "instrument": instrument})
+
+
+def _unforecast(contrast: Contrast) -> Contrast:
+    return contrast.model_copy(update={"metrics": [found.model_copy(update={"hours_to_detect": None}) for found in contrast.metrics]})
+
+
+def recording(asked: Question, pairs: Iterable[tuple[Place, PairLine]], unknown: Unknown | None = None) -> Recording:
+    """
+    Return everything that pairs say; `unknown` has what their reader did not know.
+
+    Raises `Invalid` for a value that its metric cannot have, and where there are no pairs.
+    """
+    found = gathered(asked, pairs, unknown)
     if not found.lines:
         raise Invalid(["there are no pairs in these files; name the folder of a test that has run"])
-    found.question = answerable(asked, seen)
-    found.sums = {name: found.sums[name] for name in found.question.plans}
+    found.question = answerable(asked, found.named)
+    found.stretches = {name: found.stretches[name] for name in found.question.plans}
+    found.sums = {name: stretches.total() for name, stretches in found.stretches.items()}
     for exclusion in asked.exclusions:
         found.sums[PRODUCTION].exclude(exclusion.cause, exclusion.side, exclusion.count)
     return found
 
 
-def _add(found: Recording, chunk: list[PairLine], known: set[tuple[str, int]], seen: dict[str, set[str]]) -> None:
-    lines = []
-    for line in chunk:
-        if (line.boot, line.number) in known:
+def gathered(asked: Question, pairs: Iterable[tuple[Place, PairLine]], unknown: Unknown | None = None) -> Recording:
+    """Return what pairs say, also where there are none, and without the sum of all. Raises `Invalid` as `recording`."""
+    found = Recording(
+        asked,
+        {name: Stretches(plan) for name, plan in asked.plans.items()},
+        {(name, m.name): Values(m) for name, plan in asked.plans.items() if name != INSTRUMENT for m in plan.metrics},
+        unknown=unknown or Unknown(),
+    )
+    fresh = _noted(found, pairs)
+    while chunk := list(islice(fresh, CHUNK)):
+        _add(found, chunk)
+    return found
+
+
+def _noted(found: Recording, pairs: Iterable[tuple[Place, PairLine]]) -> Iterator[PairLine]:
+    """Yield lines that come for the first time, without their content: of a chunk of long ones it is too much to hold."""
+    for place, line in pairs:
+        if found.seen.add(line.boot, line.number):
+            _note(found, _checked(place, line, found.question))
+            yield _without_content(line)
+        else:
             found.repeated += 1
-            continue
-        known.add((line.boot, line.number))
-        lines.append(line)
-        _note(found, line, seen)
-    for name, summary in found.sums.items():
-        add_lines(summary, lines)
-        batch = batch_of(summary.plan, lines)
-        if len(batch):
-            found.batches[name].append(batch)
 
 
-def _note(found: Recording, line: PairLine, seen: dict[str, set[str]]) -> None:
+def _add(found: Recording, chunk: list[PairLine]) -> None:
+    for name, stretches in found.stretches.items():
+        if found.last - found.first > MOST_HOURS * HOUR:
+            stretches.widen()
+        batch = stretches.add(chunk)
+        for index, metric in enumerate(stretches.plan.metrics):
+            if (values := found.values.get((name, metric.name))) is not None:
+                values.add(batch.incumbent[index], batch.candidate[index])
+
+
+def _note(found: Recording, line: PairLine) -> None:
     found.first, found.last = min(found.first, line.at) if found.lines else line.at, max(found.last, line.at)
     found.lines += 1
-    for side in ("production", "candidate", "incumbent"):
+    found.unknown.note(line, found.question.plans)
+    for side in SIDES:
         if (answer := getattr(line, side)) is not None:
             found.endings[side, answer.ended] += 1
     for name, metrics in line.values.items():
-        seen[name] |= metrics.keys()
+        found.named[name] |= metrics.keys()
     for metrics_broken in line.broken.values():
         for metric, why in metrics_broken.items():
             # Why is free text: beyond so many kinds of it they are one kind.
@@ -134,9 +174,10 @@ def _keep_if_worst(found: Recording, metric: Metric, line: PairLine) -> None:
     if sides is None or (by := worsening(metric, sides)) <= 0:
         return
     heap = found.regressions[metric.name]
-    heapq.heappush(heap, Regression(by, -found.lines, line))
-    if len(heap) > REGRESSIONS:
-        heapq.heappop(heap)
+    if len(heap) < REGRESSIONS:
+        heapq.heappush(heap, Regression(by, -found.lines, _shortened(line)))
+    elif (by, -found.lines) > (heap[0].by, heap[0].order):
+        heapq.heapreplace(heap, Regression(by, -found.lines, _shortened(line)))
 
 
 def worsening(metric: Metric, sides: Sides) -> float:
@@ -147,12 +188,46 @@ def worsening(metric: Metric, sides: Sides) -> float:
     return candidate - incumbent if metric.direction is Direction.LOWER else incumbent - candidate
 
 
+def _shortened(line: PairLine) -> PairLine:
+    """Return a line with as much of its content as is looked at; tool calls stand below an answer's text."""
+    update: dict[str, object] = {"production": _side(line.production), "candidate": _side(line.candidate)}
+    return line.model_copy(update=update | {"request": None if line.request is None else _short(line.request)})
+
+
+def _side(side: SideLine) -> SideLine:
+    if side.told is None:
+        return side
+    calls = [f"{name}({arguments})" for name, arguments in side.told.tool_calls or ()]
+    return side.model_copy(update={"told": Told(text=_short("\n".join([side.told.text, *calls])))})
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} [{len(text) - LONGEST_TEXT} more characters]"
+
+
+def _without_content(line: PairLine) -> PairLine:
+    told = {name: side.model_copy(update={"told": None}) for name in SIDES if (side := getattr(line, name)) and side.told is not None}
+    return line.model_copy(update={**told, "request": None}) if told or line.request is not None else line
+
+
 def _checked(place: Place, line: PairLine, asked: Question) -> PairLine:
+    if asked.strict and (problems := [problem for name in SIDES for problem in _answer_problems(name, getattr(line, name))]):
+        raise Invalid([f"{place}: {problem}" for problem in problems])
     for name, plan in asked.plans.items():
         problems = [problem for metric in plan.metrics if (problem := _problem(plan, metric, line))]
         if problems:
             raise Invalid([f"{place}: values.{name}.{problem}" for problem in problems])
     return line
+
+
+def _answer_problems(name: str, side: SideLine | None) -> Iterator[str]:
+    if side is None:
+        return
+    if side.ended not in {answer.value for answer in Answer}:
+        yield f"{name}.ended: {side.ended!r} is none of {', '.join(Answer)}"
+    for field_name, seconds in (("seconds", side.seconds), ("firstByteSeconds", side.first_byte_seconds)):
+        if seconds is not None and not 0 <= seconds < math.inf:
+            yield f"{name}.{field_name}: {seconds:g} is no time that an answer can take"
 
 
 def _problem(plan: Plan, metric: Metric, line: PairLine) -> str | None:

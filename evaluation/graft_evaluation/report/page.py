@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from graft_api.comparison import Contrast, MetricReading, MetricVerdict, Role
+from graft_api.comparison import Contrast, Kind, Metric, MetricReading, MetricVerdict, Role, spoken
 from graft_evaluation.paired.sentences import amount
 from graft_evaluation.report import drawing
 from graft_evaluation.report.document import Answer, MetricPlots, Report, WorstPair
@@ -22,17 +22,22 @@ from graft_evaluation.report.style import STYLE
 
 def page(report: Report) -> str:
     """Return the page."""
+    sections = [_header(report), *_metrics(report), *_worst(report), *_left_out(report), _footer(report)]
+    return whole(f"{report.test}: {report.verdict.outcome.value}", sections)
+
+
+def whole(title: str, sections: Iterable[Element]) -> str:
+    """Return a page of finished sections."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_policy()),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{report.test}: {report.verdict.outcome.value}"),
+        element("title", title),
         # Ours, and it must reach the browser byte for byte: its hash is in the policy.
         Element(f"<style>{STYLE}</style>"),
     )
-    sections = [_header(report), *_metrics(report), *_worst(report), *_left_out(report), _footer(report)]
     return "<!doctype html>\n" + element("html", head, element("body", element("main", *sections)), lang="en").markup + "\n"
 
 
@@ -59,7 +64,9 @@ def _metrics(report: Report) -> Iterator[Element]:
     if report.comparison is None or not report.verdict.metrics:
         return
     yield element("h2", "Metrics")
-    yield element("p", "Every number is an improvement: positive is better for the user. Intervals are of 95 %.", class_="about")
+    yield element(
+        "p", "Every number is an improvement: positive is better for the user. Intervals are of 95\N{NO-BREAK SPACE}%.", class_="about"
+    )
     yield _table(report.verdict.metrics)
     plots = {(plot.contrast, plot.metric.name): plot for plot in report.plots}
     cards = (_card(metric, plots.get((metric.contrast, metric.name))) for metric in report.verdict.metrics)
@@ -133,7 +140,8 @@ def _facts(reading: MetricReading, plots: MetricPlots | None) -> Iterator[str]:
     if reading.harm is not None and reading.harm.shown:
         yield f"Harm was shown on {reading.harm.clusters:,} closed conversations."
     if reading.hours_to_detect is not None:
-        yield f"At this traffic the effect in question is found with 80 % power after {_duration(reading.hours_to_detect)}."
+        after = spoken(reading.hours_to_detect)
+        yield f"At this traffic the effect in question is found with 80\N{NO-BREAK SPACE}% power after {after}."
 
 
 def _instrument(contrast: Contrast) -> Iterator[Element]:
@@ -149,17 +157,27 @@ def _instrument(contrast: Contrast) -> Iterator[Element]:
 def _worst(report: Report) -> Iterator[Element]:
     if report.worst:
         yield element("h2", "Where the candidate did worse")
-        yield from (_pair(pair) for pair in report.worst)
+        metrics = {plot.metric.name: plot.metric for plot in report.plots}
+        yield from (_pair(pair, metrics.get(pair.metric)) for pair in report.worst)
 
 
-def _pair(pair: WorstPair) -> Element:
-    by = "without end" if pair.by is None else f"{pair.by:.4g}"
-    parts = [element("summary", element("b", pair.metric), f" worse by {by}: request {pair.request_id}, {_time(pair.at)}")]
+def _pair(pair: WorstPair, metric: Metric | None) -> Element:
+    asked = f"request {pair.request_id}, " if pair.request_id else ""
+    name = pair.metric if metric is None else metric.called()
+    parts = [element("summary", element("b", name), f" {_worse(pair, metric)}: {asked}{_time(pair.at)}")]
     if pair.request is not None:
         parts += [element("h4", "request"), _quoted(pair.request)]
     sides = (("incumbent", pair.incumbent), ("candidate", pair.candidate))
     parts.append(element("div", *(_answer(side, answer) for side, answer in sides), class_="sides"))
     return element("details", *parts)
+
+
+def _worse(pair: WorstPair, metric: Metric | None) -> str:
+    if pair.by is None:
+        return "worse without end"
+    if metric is not None and metric.kind is Kind.PROPORTION:
+        return "bad, where the incumbent's is good"
+    return f"worse by {pair.by:.4g} {metric.unit if metric else ''}".rstrip()
 
 
 def _answer(side: str, answer: Answer) -> Element:
@@ -191,7 +209,8 @@ def _footer(report: Report) -> Element:
     limits = report.limits
     text = (
         f"A verdict needs {limits.min_clusters} conversations, none with more than {limits.max_cluster_share:.0%} of the pairs;"
-        f" shares of excluded requests at most {limits.max_exclusion_difference:.1%} apart; at most {limits.max_lost_share:.0%} lost;"
+        f" shares of excluded requests at most {limits.max_exclusion_difference:.1%} apart;"
+        f" at most {limits.max_excluded_share:.0%} left out, {limits.max_lost_share:.0%} lost;"
         f" scorers that fail on at most {limits.max_scorer_failures:.0%}. Times are UTC."
     )
     return element("footer", element("p", text))
@@ -199,7 +218,3 @@ def _footer(report: Report) -> Element:
 
 def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.0f} days"

@@ -37,6 +37,8 @@ class Service:
     timeout_seconds: float
     max_concurrent: int
     retry: Retry
+    longest_answer: int = LONGEST_ANSWER
+    """Bytes."""
 
 
 class Poster:
@@ -75,7 +77,7 @@ class Poster:
         try:
             async with self._opened().post(self._service.url, json=body, allow_redirects=False) as response:
                 self._check_status(response)
-                text = await _bounded(response, self._service.field)
+                text = await _bounded(response, self._service)
         except TimeoutError as error:
             raise _AwayError("Timeout") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
@@ -112,12 +114,12 @@ class Poster:
         raise ScorerBrokenError(f"Status{status}", f"{field}.url: the service answered {status}")
 
 
-async def _bounded(response: aiohttp.ClientResponse, field: str) -> bytes:
+async def _bounded(response: aiohttp.ClientResponse, service: Service) -> bytes:
     found = bytearray()
     async for chunk in response.content.iter_chunked(65536):
         found += chunk
-        if len(found) > LONGEST_ANSWER:
-            raise ScorerBrokenError("BadAnswer", f"{field}.url: the answer is longer than {LONGEST_ANSWER} bytes")
+        if len(found) > service.longest_answer:
+            raise ScorerBrokenError("BadAnswer", f"{service.field}.url: the answer is longer than {service.longest_answer} bytes")
     return bytes(found)
 
 

@@ -1,7 +1,7 @@
 """What to do about one Adapter, and what to say. Pure: `decide(observed, now) -> Decision`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from graft_api import health
@@ -9,6 +9,7 @@ from graft_api.adapter import AdapterPhase, AdapterStatus, Placement
 from graft_api.fleet import REPORT_SECONDS, RETRIED, LoadFailure, ProbeReading, VersionReport, VersionState
 from graft_api.modelendpoint import ModelEndpointSpec, PodProblem
 from graft_operator.adapter.observed import Observed, Unreadable
+from graft_operator.adapter.promoted import View, shown
 from graft_operator.engine.clock import parse_rfc3339, rfc3339
 from graft_operator.engine.conditions import shorten
 from graft_operator.engine.events import Happening
@@ -31,18 +32,6 @@ class Decision:
     requeue_after: timedelta | None = None
 
 
-@dataclass(frozen=True)
-class View:
-    """Phase with the sentence that explains it."""
-
-    phase: AdapterPhase
-    reason: str
-    message: str
-    facts: dict[str, object] = field(default_factory=dict)
-    extra: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    look_again: bool = False
-
-
 def decide(observed: Observed | Unreadable, now: datetime) -> Decision:
     """Return what to do and what to say."""
     if isinstance(observed, Unreadable):
@@ -51,7 +40,7 @@ def decide(observed: Observed | Unreadable, now: datetime) -> Decision:
         return _retire(observed, now)
     if observed.listening and observed.status.phase is not None and any(pod.ready and pod.report is None for pod in observed.servers):
         return Decision(observed.status, finalizer=True, requeue_after=LOOK_AGAIN)
-    view = _unfit(observed) or _placed(observed, now)
+    view = shown(observed, _unfit(observed) or _placed(observed, now))
     again = LOOK_AGAIN if view.look_again or view.phase in {"Pending", "Loading"} else None
     return Decision(summarize(observed, view, now), finalizer=True, requeue_after=again)
 
@@ -64,14 +53,17 @@ def _cannot(observed: Unreadable, now: datetime) -> Decision:
 
 
 def _retire(observed: Observed, now: datetime) -> Decision:
-    """Release the object once nothing can reach it any more; at once when its endpoint or namespace is going."""
+    """
+    Release the object once nothing can reach it any more, and its endpoint has noted that it goes; at once when its endpoint or
+    namespace is going.
+    """
     assert observed.deleting_since is not None  # noqa: S101 - asked only then
     held = [pod for pod in observed.servers if observed.may_have(pod)]
     gone = observed.endpoint is None or observed.endpoint.deleting
     waited = now - parse_rfc3339(observed.deleting_since)
-    if gone or waited >= RELEASE_AFTER or not (observed.is_wanted() or held):
+    if gone or waited >= RELEASE_AFTER or not (observed.is_wanted() or held or observed.is_remembered()):
         return Decision(observed.status, finalizer=False)
-    told = "requests may still go to it" if observed.is_wanted() else _held(observed, held)
+    told = "requests may still go to it" if observed.is_wanted() else _held(observed, held) if held else "its endpoint has not noted it yet"
     view = View("Retiring", "Draining", f"{told}; released after {RELEASE_AFTER.seconds} s at the latest")
     return Decision(summarize(observed, view, now), finalizer=True, requeue_after=min(LOOK_AGAIN, RELEASE_AFTER - waited))
 
@@ -204,4 +196,4 @@ def summarize(observed: Observed | Unreadable, view: View, now: datetime) -> Ada
 
 def happenings(before: AdapterStatus, after: AdapterStatus) -> list[Happening]:
     """Return the Events that a change of status deserves: transitions, never repetitions."""
-    return phase_changed(before.phase, after.phase, after.conditions, {"Failed"})
+    return phase_changed(before.phase, after.phase, after.conditions, {"Failed", "NotProven", "RolledBack"})

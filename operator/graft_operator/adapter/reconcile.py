@@ -7,6 +7,7 @@ from typing import Any
 from graft_api.adapter import FINALIZER, AdapterSpec, AdapterStatus
 from graft_api.dataplane import ledger_name, routes_name
 from graft_api.ledger import Ledger
+from graft_api.modelendpoint import ModelEndpointStatus
 from graft_api.schema import Invalid, parse
 from graft_operator.adapter import decide
 from graft_operator.adapter.observed import Endpoint, Observed, Unreadable
@@ -42,10 +43,9 @@ class Adapters:
             resource = await self._set_finalizer(resource, present=decision.finalizer)
             if observed.deleting_since is not None and not decision.finalizer:
                 return Outcome()
-        before = observed.status
-        if await write_status(self.kube, ADAPTERS, resource, decision.status.to_json()):
-            for happening in decide.happenings(before, decision.status):
-                await self.events.emit(resource, happening)
+        for happening in decide.happenings(observed.status, decision.status):
+            await self.events.emit(resource, happening)
+        await write_status(self.kube, ADAPTERS, resource, decision.status.to_json())
         return Outcome(requeue_after=decision.requeue_after)
 
     async def _observe(self, resource: Manifest) -> Observed | Unreadable:
@@ -69,14 +69,16 @@ class Adapters:
         return Observed(
             namespace=namespace,
             name=metadata["name"],
+            uid=metadata["uid"],
             generation=metadata["generation"],
             spec=spec,
             status=parse(AdapterStatus, resource.get("status") or {}),
             deleting_since=metadata.get("deletionTimestamp"),
             has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
-            endpoint=_endpoint(endpoint, read_ledger(ledger, endpoint_key.name)[0]),
+            endpoint=_endpoint(endpoint, read_ledger(ledger, endpoint_key.name)[0], spec.domain),
             routes=read_routes(routes, endpoint_key.name)[0],
             servers=[pod for pod in servers if not pod.terminating],
+            created_at=metadata["creationTimestamp"],
             listening=self.hearsay.listening(),
         )
 
@@ -97,13 +99,15 @@ def _spec(resource: Manifest) -> AdapterSpec | Invalid:
         return Invalid([f"spec.{problem}" for problem in invalid.problems])
 
 
-def _endpoint(resource: Manifest | None, ledger: Ledger | None) -> Endpoint | None:
+def _endpoint(resource: Manifest | None, ledger: Ledger | None, domain: str) -> Endpoint | None:
     if resource is None:
         return None
-    spec = read_spec(resource)
+    spec, status = read_spec(resource), parse(ModelEndpointStatus, resource.get("status") or {})
     named = None if isinstance(spec, Invalid) else spec.base_model.digest
     return Endpoint(
         spec=spec,
         base_digest=named or (ledger.base_digest if ledger else None),
         deleting="deletionTimestamp" in resource["metadata"],
+        entry=ledger.domain(domain) if ledger else None,
+        told=next((told for told in status.domains or [] if told.name == domain), None),
     )

@@ -80,6 +80,8 @@ class Controller:
         self._workers = workers
         self._logged: dict[Key, str] = {}
         metrics.depth.labels(name).set_function(lambda: len(queue))
+        for result in Result:  # counted from 0 on: for Prometheus a counter that appears as 1 has never grown
+            metrics.passes.labels(name, result)
 
     async def run(self) -> None:
         """Work until the queue is closed, then only finish what has begun."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import aiohttp
 import yaml
+from aiohttp.client_proto import ResponseHandler
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -69,6 +70,27 @@ def _bearer(token: Token) -> aiohttp.ClientMiddlewareType:
     return authorize
 
 
+class Response(aiohttp.ClientResponse):
+    """
+    A response whose connection is cut when it is given up before its end, as every watch is.
+
+    TLS's farewell waits for that of the other side: an event loop that ends meanwhile would leave a socket open.
+    """
+
+    def close(self) -> None:
+        if (protocol := self._open()) is not None:
+            protocol.abort()
+        super().close()
+
+    def release(self) -> object:
+        if (protocol := self._open()) is not None and protocol.should_close:
+            protocol.abort()
+        return super().release()
+
+    def _open(self) -> ResponseHandler | None:
+        return self.connection.protocol if self.connection else None
+
+
 @dataclass(frozen=True)
 class Credentials:
     """Where the API server is and how to prove who we are. Nothing secret is in the repr."""
@@ -86,6 +108,7 @@ class Credentials:
             headers={"User-Agent": "graft-operator", "Accept": "application/json", "Accept-Encoding": "identity"},
             middlewares=(_bearer(self.token),) if self.token else (),
             trace_configs=list(traces),
+            response_class=Response,
         )
 
 

@@ -2,7 +2,8 @@
 Events (events.k8s.io/v1) for people who run `kubectl describe`: on transitions only, each once.
 
 The name follows from what is said about which object, so an event that is emitted again after a crash between the event
-and the status is the same object, not a second one.
+and the status is the same object, not a second one: it is emitted before the status that it announces, for one that was to come
+after it would be lost by such a crash. What is written down with a number is said under that, and exactly once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 
 from graft_operator.engine.clock import Clock, parse_rfc3339, rfc3339_micro
 from graft_operator.engine.conditions import shorten
-from graft_operator.engine.errors import AlreadyExists, KubeError, NotFound
+from graft_operator.engine.errors import AlreadyExists, KubeError, NotFound, Unauthorized, Unavailable
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.resources import EVENTS, Object
 
@@ -55,6 +56,25 @@ class EventRecorder:
         except KubeError as error:
             logger.warning("cannot post event %s: %s", happening.reason, error)
 
+    async def emit_once(self, regarding: Object, happening: Happening, identity: str, at: datetime) -> bool:
+        """
+        Say what happened at a time that is written down, under a name of its own: whoever says it again says nothing new.
+
+        False: the API server cannot take it now, so it is to be said again. One that it will never take is logged and counts as said.
+        """
+        event = event_of(regarding, happening, rfc3339_micro(at), self._instance)
+        event["metadata"]["name"] = _name(regarding, identity)
+        try:
+            await self._kube.create(EVENTS, event)
+        except AlreadyExists:
+            return True
+        except (Unavailable, Unauthorized) as error:
+            logger.warning("event %s is posted later: %s", happening.reason, error)
+            return False
+        except KubeError as error:
+            logger.warning("cannot post event %s: %s", happening.reason, error)
+        return True
+
     async def _count_again(self, event: Object) -> None:
         namespace, name = event["metadata"]["namespace"], event["metadata"]["name"]
         try:
@@ -77,7 +97,7 @@ def event_of(regarding: Object, happening: Happening, event_time: str, instance:
     note = shorten(happening.note)
     digest = hashlib.sha256("\0".join((metadata["uid"], happening.reason, note)).encode()).hexdigest()[:16]
     return {
-        "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
+        "metadata": {"name": _name(regarding, digest), "namespace": metadata["namespace"]},
         "eventTime": event_time,
         "type": happening.type,
         "reason": happening.reason,
@@ -93,6 +113,10 @@ def event_of(regarding: Object, happening: Happening, event_time: str, instance:
             "uid": metadata["uid"],
         },
     }
+
+
+def _name(regarding: Object, digest: str) -> str:
+    return f"{regarding['metadata']['name'][:200]}.{digest}"
 
 
 def _last_seen(event: Object) -> datetime:

@@ -9,6 +9,7 @@ from graft_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, Phase
 from graft_api.reports import TerminalResult
 from graft_api.run import MANIFEST_KEY, RunManifest
 from graft_api.schema import Invalid, parse
+from graft_operator.engine.ownership import controller_uid
 from graft_operator.finetunejob.children import COMPONENT_LABEL, LAUNCH_ANNOTATION, Parent
 
 Manifest = dict[str, Any]
@@ -152,7 +153,7 @@ def read_pod(pod: Manifest) -> Pod:
     return Pod(
         name=pod["metadata"]["name"],
         uid=pod["metadata"]["uid"],
-        job_uid=_controller_uid(pod),
+        job_uid=controller_uid(pod),
         phase=status.get("phase", "Pending"),
         created_at=pod["metadata"]["creationTimestamp"],
         ends=tuple(ContainerEnd(n, e.get("exitCode", -1), e.get("reason", ""), e.get("message", "")) for n, e in ends),
@@ -179,8 +180,3 @@ def read_job(job: Manifest) -> Job:
         started_at=status.get("startTime"),
         ended_at=status.get("completionTime") or (ended or {}).get("lastTransitionTime"),
     )
-
-
-def _controller_uid(resource: Manifest) -> str:
-    owners = resource["metadata"].get("ownerReferences", [])
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")

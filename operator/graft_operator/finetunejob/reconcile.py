@@ -1,6 +1,5 @@
 """The lines that connect observing, deciding and acting."""
 
-import asyncio
 import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -59,7 +58,7 @@ class FineTuneJobs:
             return Outcome()  # children go with their owner
         if (resource.get("status") or {}).get("phase") not in TERMINAL:
             # Every pass, not only the first: a renewed authority must reach the namespaces of running jobs. Cached.
-            await self.trust.ensure(key.namespace)
+            await self.trust.ensure(key.namespace, resource["metadata"]["uid"])
         observed = await observe(self.kube, self.guard, resource)
         for _ in range(MAX_CREATIONS):
             decision = decide.decide(observed, self.settings, self.clock.now())
@@ -75,11 +74,10 @@ class FineTuneJobs:
         return Outcome(requeue_after=decision.requeue_after)
 
     async def _record(self, resource: Manifest, key: Key, decision: decide.Decision) -> None:
-        """Write status, then what it announces, then what it destroys."""
-        written = await write_status(self.kube, FINE_TUNE_JOBS, resource, decision.status.to_json())
-        before = parse(FineTuneJobStatus, resource.get("status") or {})
-        for happening in happenings(before, decision.status) if written else ():
+        """Announce what the status will say, write it, then do what it destroys."""
+        for happening in happenings(parse(FineTuneJobStatus, resource.get("status") or {}), decision.status):
             await self.events.emit(resource, happening)
+        await write_status(self.kube, FINE_TUNE_JOBS, resource, decision.status.to_json())
         for action in decision.after:
             LOG.info("%s/%s: %s", key.namespace, key.name, decide.describe(action))
             await self._remove(key.namespace, action)
@@ -104,8 +102,7 @@ class FineTuneJobs:
         match decision.before:
             case decide.StartRun():
                 body = children.run_manifest(parent, self._manifest(observed, spec))
-                made, _ = await asyncio.gather(self._post(CONFIG_MAPS, body, parent.uid), self.trust.ensure(parent.namespace, afresh=True))
-                return made
+                return await self._post(CONFIG_MAPS, body, parent.uid)
             case decide.StartJob(launch=launch):
                 return await self._post(JOBS, children.training_job(parent, spec, launch), parent.uid)
             case decide.StartReport():

@@ -6,11 +6,13 @@ what was read. Labels of the parent are not copied: they would make children pru
 """
 
 from graft_api import dataplane as plane
-from graft_api.ledger import Ledger, LedgerDomain
+from graft_api.ledger import Gate, Ledger
 from graft_api.modelendpoint import ModelEndpointSpec
 from graft_api.routes import Routes
 from graft_api.schema import canonical_json
+from graft_operator.engine.ownership import controller_reference
 from graft_operator.engine.resources import (
+    CONFIG_MAPS,
     DEPLOYMENTS,
     NETWORK_POLICIES,
     POD_DISRUPTION_BUDGETS,
@@ -23,6 +25,7 @@ from graft_operator.engine.resources import (
 from graft_operator.modelendpoint import templates
 from graft_operator.modelendpoint.companions import Companions, companions
 from graft_operator.modelendpoint.parent import Manifest, Parent, Platform, gateway_name, server_name
+from graft_operator.promotion import testing
 
 __all__ = ["Companions", "Manifest", "Parent", "Platform", "companions", "gateway_name", "server_name"]
 
@@ -38,7 +41,7 @@ FETCH_SECONDS = 1800
 
 _APPLIED = {
     resource.kind: resource
-    for resource in (DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS)
+    for resource in (CONFIG_MAPS, DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS)
 }
 
 
@@ -52,7 +55,7 @@ def server_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platfor
     gradual = {"maxUnavailable": 0, "maxSurge": 1} if spec.server.gpus == 0 else {"maxUnavailable": 1, "maxSurge": 0}
     template = templates.server_template(parent, spec, platform)
     metadata = parent.metadata(server_name(parent), plane.SERVER)
-    metadata["annotations"] = _provenance(templates.server_spec_hash(spec), template, upgrade)
+    metadata["annotations"] = provenance(templates.server_spec_hash(spec), template, upgrade)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -72,7 +75,7 @@ def gateway_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platfo
     """Build the gateway's Deployment: a new replica is ready before an old one goes."""
     template = templates.gateway_template(parent, spec, platform)
     metadata = parent.metadata(gateway_name(parent), plane.GATEWAY)
-    metadata["annotations"] = _provenance(templates.gateway_spec_hash(spec), template, upgrade)
+    metadata["annotations"] = provenance(templates.gateway_spec_hash(spec), template, upgrade)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -90,14 +93,32 @@ def gateway_deployment(parent: Parent, spec: ModelEndpointSpec, platform: Platfo
 def routes_config_map(parent: Parent, routes: Routes) -> Manifest:
     """Build the record that gateways and agents watch. It goes with its endpoint."""
     metadata = parent.metadata(plane.routes_name(parent.name), "routes")
-    return _record(metadata, plane.ROUTES_RECORD, {plane.ROUTES_KEY: routes.to_json()})
+    return record(metadata, plane.ROUTES_RECORD, {plane.ROUTES_KEY: routes.to_json()})
 
 
 def ledger_config_map(parent: Parent, ledger: Ledger) -> Manifest:
     """Build the record of what serves. Nobody owns it: it outlives its endpoint, and a restored one goes on from it."""
     metadata = parent.metadata(plane.ledger_name(parent.name), "ledger")
     del metadata["ownerReferences"]
-    return _record(metadata, plane.LEDGER_RECORD, {plane.LEDGER_KEY: ledger.to_json()})
+    return record(metadata, plane.LEDGER_RECORD, {plane.LEDGER_KEY: ledger.to_json()})
+
+
+def shadow_test(parent: Parent, gate: Gate, adapter_uid: str) -> Manifest:
+    """
+    Build the ShadowTest that counts for a candidate, from the policy as it was frozen. It is made once and never applied again.
+
+    It goes with its Adapter as that is now, not with the endpoint: of an endpoint that is made anew from its Git, the ledger still knows
+    its candidate.
+    """
+    return {
+        "metadata": {
+            "name": gate.test,
+            "namespace": parent.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "graft", plane.ENDPOINT_LABEL: parent.name},
+            "ownerReferences": [controller_reference("Adapter", gate.version.adapter, adapter_uid)],
+        },
+        "spec": testing.spec_of(gate).to_json(),
+    }
 
 
 def resource_of(manifest: Manifest) -> Resource:
@@ -110,19 +131,18 @@ def platform_of(deployment: Manifest | None) -> str | None:
     return (deployment["metadata"].get("annotations") or {}).get(PLATFORM) if deployment else None
 
 
-def version_of(domain: str, entry: LedgerDomain) -> str | None:
-    """Return the version that serves a domain; None: the base model."""
-    return plane.version_name(domain, entry.active.digest) if entry.active else None
-
-
-def _provenance(spec_hash: str, template: Manifest, upgrade: str) -> dict[str, str]:
+def provenance(spec_hash: str, template: Manifest, upgrade: str) -> dict[str, str]:
     """Return why pods are as they are: the user's spec, this operator's way to build them, and the upgrade that was asked for."""
     return {SPEC_HASH: spec_hash, PLATFORM: templates.template_hash(template)} | ({UPGRADE: upgrade} if upgrade else {})
 
 
-def _record(metadata: Manifest, record: str, data: dict[str, Manifest]) -> Manifest:
-    """Without spaces: a ConfigMap holds 1 MiB, and a full ledger needs most of it (`ledgers.MOST_BYTES`)."""
-    metadata["labels"] |= {plane.RECORD_LABEL: record}
+def record(metadata: Manifest, kind: str, data: dict[str, Manifest]) -> Manifest:
+    """
+    Build a ConfigMap that the operator alone writes.
+
+    Without spaces: it holds 1 MiB, and a full ledger needs most of that (`ledgers.MOST_BYTES`).
+    """
+    metadata["labels"] |= {plane.RECORD_LABEL: kind}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -8,6 +8,8 @@ of graft's might contradict the user's.
 from dataclasses import dataclass
 
 from graft_api import dataplane as plane
+from graft_api.collect import COLLECTOR
+from graft_api.drift import DRIFT
 from graft_api.modelendpoint import ModelEndpointSpec
 from graft_operator.modelendpoint.parent import Manifest, Parent, gateway_name, server_account, server_name
 
@@ -22,30 +24,40 @@ class Companions:
     unwanted: list[Manifest]
 
 
-def companions(parent: Parent, spec: ModelEndpointSpec) -> Companions:
-    """Return everything beside Deployments and records; and of Deployments the one that `server.existing` replaces."""
+def companions(parent: Parent, spec: ModelEndpointSpec, *, drift: bool = False) -> Companions:
+    """
+    Return everything beside Deployments and records; and of Deployments the one that `server.existing` replaces.
+
+    `drift`: Jobs that measure it ask the servers, too.
+    """
     ours = spec.server.existing is None
     choices = [
         (ours, service_account(parent, plane.SERVER)),
-        (True, service_account(parent, plane.GATEWAY)),
         # Also for the user's pods, who binds it to the account that they run as: see `graft inject`.
         (True, role(parent, plane.SERVER)),
-        (True, role(parent, plane.GATEWAY)),
         (ours, role_binding(parent, plane.SERVER, server_account(parent, spec))),
-        (True, role_binding(parent, plane.GATEWAY, plane.gateway_account(parent.name))),
-        (ours, server_network_policy(parent)),
-        (True, gateway_network_policy(parent)),
+        (ours, server_network_policy(parent, spec, drift=drift)),
         (True, headless_service(parent)),
-        (True, client_service(parent)),
         # With one replica a budget could only block drains of nodes.
         (ours and spec.replicas > 1, budget(parent, plane.SERVER)),
-        (spec.gateway.replicas > 1, budget(parent, plane.GATEWAY)),
+        *([] if spec.shadow else _of_gateways(parent, spec)),
     ]
     former = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": server_name(parent), "namespace": parent.namespace}}
     return Companions(
         wanted=[manifest for wanted, manifest in choices if wanted],
         unwanted=[manifest for wanted, manifest in choices if not wanted] + ([] if ours else [former]),
     )
+
+
+def _of_gateways(parent: Parent, spec: ModelEndpointSpec) -> list[tuple[bool, Manifest]]:
+    return [
+        (True, service_account(parent, plane.GATEWAY)),
+        (True, role(parent, plane.GATEWAY)),
+        (True, role_binding(parent, plane.GATEWAY, plane.gateway_account(parent.name))),
+        (True, gateway_network_policy(parent)),
+        (True, client_service(parent)),
+        (spec.gateway.replicas > 1, budget(parent, plane.GATEWAY)),
+    ]
 
 
 def service_account(parent: Parent, component: str) -> Manifest:
@@ -126,15 +138,23 @@ def budget(parent: Parent, component: str) -> Manifest:
     }
 
 
-def server_network_policy(parent: Parent) -> Manifest:
-    """Let the endpoint's own gateways reach the doors. The kubelet's probes and hooks are always let through."""
-    gateways = {"podSelector": {"matchLabels": parent.selector(plane.GATEWAY)}}
-    return _network_policy(parent, plane.SERVER, {"from": [gateways], "ports": _ports(plane.DOOR_PORT)})
+def server_network_policy(parent: Parent, spec: ModelEndpointSpec, *, drift: bool = False) -> Manifest:
+    """
+    Let the endpoint's own gateways and drift Jobs reach the doors, or of a shadow server the collector that it is for.
+
+    The kubelet's probes and hooks are always let through.
+    """
+    asking = parent.selector(plane.GATEWAY)
+    if spec.shadow:
+        asking = {plane.COMPONENT_LABEL: COLLECTOR, plane.ENDPOINT_LABEL: spec.shadow.endpoint}
+    asked_by = [asking, *([parent.selector(DRIFT)] if drift else [])]
+    peers = [{"podSelector": {"matchLabels": labels}} for labels in asked_by]
+    return _network_policy(parent, plane.SERVER, {"from": peers, "ports": ports(plane.DOOR_PORT)})
 
 
 def gateway_network_policy(parent: Parent) -> Manifest:
     """Let everybody reach the two ports of gateways: who may ask is decided by API keys."""
-    return _network_policy(parent, plane.GATEWAY, {"ports": _ports(plane.GATEWAY_PORT, plane.GATEWAY_METRICS_PORT)})
+    return _network_policy(parent, plane.GATEWAY, {"ports": ports(plane.GATEWAY_PORT, plane.GATEWAY_METRICS_PORT)})
 
 
 def _network_policy(parent: Parent, component: str, let_in: Manifest) -> Manifest:
@@ -146,8 +166,9 @@ def _network_policy(parent: Parent, component: str, let_in: Manifest) -> Manifes
     }
 
 
-def _ports(*ports: int) -> list[Manifest]:
-    return [{"protocol": "TCP", "port": port} for port in ports]
+def ports(*numbers: int) -> list[Manifest]:
+    """Return TCP ports as a NetworkPolicy lists them."""
+    return [{"protocol": "TCP", "port": number} for number in numbers]
 
 
 def _account(parent: Parent, component: str) -> str:

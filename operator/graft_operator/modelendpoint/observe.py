@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from graft_api.adapter import AdapterSpec, AdapterStatus
+from graft_api.collect import COLLECTOR, CollectorReport
 from graft_api.dataplane import (
     COMPONENT_LABEL,
     ENDPOINT_LABEL,
@@ -21,6 +23,7 @@ from graft_api.dataplane import (
     ledger_name,
     routes_name,
 )
+from graft_api.drift import DRIFT, DriftReport
 from graft_api.fleet import SILENT_SECONDS, AgentReport, GatewayReport
 from graft_api.ledger import Ledger
 from graft_api.modelendpoint import ModelEndpointSpec, ModelEndpointStatus
@@ -28,26 +31,33 @@ from graft_api.routes import Routes
 from graft_api.schema import Invalid, parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.kube import Kube, Selection
+from graft_operator.engine.ownership import controller_uid, is_controlled_by
 from graft_operator.engine.queue import Key
-from graft_operator.engine.resources import ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, PODS
-from graft_operator.modelendpoint import children
+from graft_operator.engine.resources import ADAPTER_APPROVALS, ADAPTERS, CONFIG_MAPS, DEPLOYMENTS, PODS, SHADOW_TESTS
+from graft_operator.modelendpoint import children, collector
+from graft_operator.modelendpoint.candidates import word_of
 from graft_operator.modelendpoint.children import Parent
+from graft_operator.modelendpoint.drift_jobs import DriftJobs, FoundJobs
 from graft_operator.modelendpoint.observed import (
     AdapterView,
+    CollectorPod,
     GatewayPod,
     Observed,
     Record,
     ServerPod,
     is_ready,
     read_container_problem,
+    read_drift_job,
 )
+from graft_operator.promotion.seen import DriftJob
 from graft_operator.reports.fleet import Fleet, Heard
 from graft_operator.reports.policies import PolicyGuard
+from graft_operator.shadowtest.turns import TestView
 
 Manifest = dict[str, Any]
 
 M = TypeVar("M", bound=BaseModel)
-R = TypeVar("R", AgentReport, GatewayReport)
+R = TypeVar("R", AgentReport, GatewayReport, CollectorReport, DriftReport)
 
 
 @dataclass
@@ -72,16 +82,24 @@ class Hearsay:
         return heard.report
 
 
-async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Manifest) -> Observed:
-    """Return what is known about one ModelEndpoint."""
+async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, jobs: DriftJobs, resource: Manifest) -> Observed:
+    """Return what is known about one ModelEndpoint. `jobs` remembers where no Jobs of drift are to be asked for."""
     parent = Parent.of(resource)
     spec = read_spec(resource)
-    (ledger, routes, server, gateway), (adapters, servers, gateways, missing) = await asyncio.gather(
+    measured = isinstance(spec, ModelEndpointSpec) and spec.collector is not None
+    kept = not isinstance(spec, ModelEndpointSpec) or spec.shadow is None
+    (
+        (ledger, routes, *deployments),
+        (adapters, servers, gateways, missing),
+        (collectors, tests),
+        approvals,
+    ) = await asyncio.gather(
         asyncio.gather(
             kube.get(CONFIG_MAPS, parent.namespace, ledger_name(parent.name)),
             kube.get(CONFIG_MAPS, parent.namespace, routes_name(parent.name)),
             kube.get(DEPLOYMENTS, parent.namespace, _server_name(parent, spec)),
             kube.get(DEPLOYMENTS, parent.namespace, children.gateway_name(parent)),
+            kube.get(DEPLOYMENTS, parent.namespace, collector.collector_name(parent)),
         ),
         asyncio.gather(
             kube.list(ADAPTERS, Selection(parent.namespace, fields=f"spec.endpointRef.name={parent.name}")),
@@ -89,9 +107,14 @@ async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Ma
             _gateways(kube, hearsay, parent),
             guard.missing(),
         ),
+        _measuring(kube, hearsay, parent) if measured else _nothing(),
+        # Also where nothing promotes (any more): what serves may have come by a promotion, and is rolled back by hand.
+        _approvals(kube, parent.namespace, kept=kept),
     )
-    ledger_document, ledger_record = read_ledger(ledger, parent.name)
+    ledger_document, ledger_record = read_ledger(ledger if kept else None, parent.name)
     routes_document, routes_record = read_routes(routes, parent.name)
+    # After the ledger, which says whether there may be any.
+    drifts = await jobs.read(kube, parent, spec, ledger_document) if kept else FoundJobs()
     return Observed(
         parent=parent,
         generation=resource["metadata"]["generation"],
@@ -103,10 +126,17 @@ async def observe(kube: Kube, guard: PolicyGuard, hearsay: Hearsay, resource: Ma
         routes=routes_document,
         routes_record=routes_record,
         adapters=[view for item in adapters if (view := _adapter(item))],
-        server=server,
-        gateway=gateway,
+        server=deployments[0],
+        gateway=deployments[1],
+        collector=deployments[2],
         servers=servers,
         gateways=gateways,
+        collectors=collectors,
+        tests=[test for item in tests if (test := TestView.of(item))],
+        test_owners={item["metadata"]["name"]: controller_uid(item) for item in tests},
+        drift_jobs=await _drift_jobs(kube, hearsay, parent, drifts.ours),
+        drift_names_taken=drifts.taken,
+        words=[word for item in approvals if (word := word_of(item))],
         policies_missing=tuple(missing),
         policies_missing_seconds=guard.missing_seconds,
         listening=hearsay.listening(),
@@ -161,8 +191,60 @@ async def _gateways(kube: Kube, hearsay: Hearsay, parent: Parent) -> list[Gatewa
     return pods
 
 
+async def _measuring(kube: Kube, hearsay: Hearsay, parent: Parent) -> tuple[list[CollectorPod], list[Manifest]]:
+    key = Key(parent.namespace, parent.name)
+    return await collector_pods(kube, hearsay, key), await kube.list(SHADOW_TESTS, Selection(parent.namespace))
+
+
+async def _drift_jobs(kube: Kube, hearsay: Hearsay, parent: Parent, ours: Sequence[Manifest]) -> list[DriftJob]:
+    """Return an endpoint's Jobs that measure drift, and what their own pods said: those of which each is the controller."""
+    key = Key(parent.namespace, parent.name)
+    if not ours:
+        return []
+    pods, heard = await _pods(kube, key, DRIFT), hearsay.fleet.drifts(key)
+    pods.sort(key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]), reverse=True)
+    found = []
+    for job in ours:
+        own = [pod for pod in pods if is_controlled_by(pod, job["metadata"]["uid"])]
+        said = [hearsay.fresh(heard.get(pod["metadata"]["name"]), pod["metadata"]["uid"]) for pod in own]
+        found.append(read_drift_job(job, own, [report for report in said if report is not None]))
+    return found
+
+
+async def _nothing() -> tuple[list[CollectorPod], list[Manifest]]:
+    return [], []
+
+
+async def _approvals(kube: Kube, namespace: str, *, kept: bool) -> list[Manifest]:
+    """Return what people have said of adapters; of an endpoint without a ledger nobody says anything."""
+    return await kube.list(ADAPTER_APPROVALS, Selection(namespace)) if kept else []
+
+
+async def collector_pods(kube: Kube, hearsay: Hearsay, key: Key) -> list[CollectorPod]:
+    """Return an endpoint's collector pods with what they said last."""
+    heard = hearsay.fleet.collectors(key)
+    pods = []
+    for pod in await _pods(kube, key, COLLECTOR):
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        pods.append(
+            CollectorPod(
+                name=name,
+                uid=uid,
+                ready=is_ready(pod),
+                terminating="deletionTimestamp" in pod["metadata"],
+                report=hearsay.fresh(heard.get(name), uid),
+                problem=read_container_problem(pod),
+            )
+        )
+    return pods
+
+
 async def _pods(kube: Kube, key: Key, component: str) -> list[Manifest]:
-    return await kube.list(PODS, Selection(key.namespace, labels=f"{ENDPOINT_LABEL}={key.name},{COMPONENT_LABEL}={component}"))
+    return await kube.list(PODS, Selection(key.namespace, labels=_labels(key, component)))
+
+
+def _labels(key: Key, component: str) -> str:
+    return f"{ENDPOINT_LABEL}={key.name},{COMPONENT_LABEL}={component}"
 
 
 def _server_name(parent: Parent, spec: ModelEndpointSpec | Invalid) -> str:
@@ -209,6 +291,7 @@ def _adapter(resource: Manifest) -> AdapterView | None:
         return None
     return AdapterView(
         name=metadata["name"],
+        uid=metadata["uid"],
         spec=spec,
         created_at=metadata["creationTimestamp"],
         deleting="deletionTimestamp" in metadata,

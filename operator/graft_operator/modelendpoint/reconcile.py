@@ -21,10 +21,12 @@ from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.ownership import is_controlled_by
 from graft_operator.engine.queue import Key
-from graft_operator.engine.resources import CONFIG_MAPS, DEPLOYMENTS, MODEL_ENDPOINTS, Resource
+from graft_operator.engine.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, MODEL_ENDPOINTS, SHADOW_TESTS, Resource
 from graft_operator.engine.status import write_status
 from graft_operator.modelendpoint import children, decide
+from graft_operator.modelendpoint.audit import Audit, untold
 from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.drift_jobs import DriftJobs
 from graft_operator.modelendpoint.observe import Hearsay, observe
 from graft_operator.modelendpoint.observed import Observed, Record
 from graft_operator.modelendpoint.summarize import happenings
@@ -43,6 +45,10 @@ class NameTaken(Exception):  # noqa: N818 - says what is wrong
 AGAIN = timedelta(minutes=10).total_seconds()
 """Heals what somebody changed or deleted by hand."""
 REMEMBERED = 8192
+TELL_AGAIN = timedelta(seconds=1)
+"""While there is something to tell. The write of the ledger wakes sooner."""
+TELL_LATER = timedelta(seconds=30)
+"""Of what the API server could not take. Nothing is posted before, whatever else wakes the endpoint: a try may take 20 seconds."""
 
 
 Place = tuple[str, str, str]
@@ -92,24 +98,51 @@ class ModelEndpoints:
     epoch: Callable[[], int]
     salt: Callable[[str], str]
     """A new domain's split of conversations, at random."""
+    audit: Audit = field(default_factory=Audit)
+    refused: dict[Key, float] = field(default_factory=dict)
+    """Until when no Event is posted, on the monotonic clock."""
     applied: Applied = field(default_factory=Applied)
+    drift_jobs: DriftJobs = field(default_factory=DriftJobs)
 
     async def reconcile(self, key: Key) -> Outcome:
         """Bring one endpoint a step further: ledger, then routes, then workloads, then status."""
         resource = await self.kube.get(MODEL_ENDPOINTS, key.namespace, key.name)
         if resource is None:
             self.hearsay.fleet.forget(key)
+            self.audit.metrics.forget(key)
+            self.refused.pop(key, None)
+            self.drift_jobs.forget(key)
             return Outcome()
         if "deletionTimestamp" in resource["metadata"]:
             return Outcome()  # children go with their owner; the ledger stays
-        observed = await observe(self.kube, self.guard, self.hearsay, resource)
+        observed = await observe(self.kube, self.guard, self.hearsay, self.drift_jobs, resource)
         decision = decide.decide(observed, self.platform, self.epoch(), self.salt, self.clock.now())
         decision = await self._try_to_act(observed, decision)
-        before = parse(ModelEndpointStatus, resource.get("status") or {})
-        if await write_status(self.kube, MODEL_ENDPOINTS, resource, decision.status.to_json()):
-            for happening in happenings(before, decision.status):
-                await self.events.emit(resource, happening)
-        return Outcome(requeue_after=decision.requeue_after)
+        for happening in happenings(parse(ModelEndpointStatus, resource.get("status") or {}), decision.status):
+            await self.events.emit(resource, happening)
+        await write_status(self.kube, MODEL_ENDPOINTS, resource, decision.status.to_json())
+        if (ledger := decision.ledger or observed.ledger) is not None:
+            self.audit.metrics.know(key, ledger)
+        again = await self._tell(key, resource, observed, decision)
+        waits = [wait for wait in (decision.requeue_after, again) if wait is not None]
+        return Outcome(requeue_after=min(waits, default=None))
+
+    async def _tell(self, key: Key, resource: Manifest, observed: Observed, decision: decide.Decision) -> timedelta | None:
+        """Tell of what former passes have written, last of all. Returns when there is more to tell; None: all is told."""
+        if decision.ledger not in (None, observed.ledger):
+            return TELL_AGAIN if untold(decision.ledger) else None
+        if observed.ledger is None or not untold(observed.ledger):
+            return None
+        if self.clock.monotonic() < self.refused.get(key, 0.0):
+            return TELL_LATER
+        told = await self.audit.tell(resource, observed.ledger, self.events)
+        if told != observed.ledger:
+            await self._record(children.ledger_config_map(observed.parent, told), LEDGER_KEY, told, observed.ledger_record)
+        if not untold(told):
+            self.refused.pop(key, None)
+            return None
+        self.refused[key] = self.clock.monotonic() + TELL_LATER.total_seconds()
+        return TELL_LATER
 
     async def _try_to_act(self, observed: Observed, decision: decide.Decision) -> decide.Decision:
         """Return the decision, or what to say instead: a refusal belongs into the status, not only into our log."""
@@ -118,8 +151,10 @@ class ModelEndpoints:
             await self._write_records(observed, decision)
             recorded = True
             # Every pass, not only the first: a renewed authority must reach the namespaces of running pods. Cached.
-            await self.trust.ensure(observed.parent.namespace)
+            await self.trust.ensure(observed.parent.namespace, observed.parent.uid)
             await self._write_children(observed.parent, decision)
+            await self._make_tests(decision)
+            await self._measure(observed.parent.namespace, decision)
         except NameTaken as taken:
             refusal = decide.Refusal("NameConflict", str(taken))
         except RefusedByServer as invalid:
@@ -142,13 +177,32 @@ class ModelEndpoints:
             LOG.info("%s/%s: routes", parent.namespace, parent.name, extra={"revision": decision.routes.revision})
 
     async def _write_children(self, parent: children.Parent, decision: decide.Decision) -> None:
-        for manifest in decision.apply:
-            await self._apply(parent.uid, manifest)
+        # First, for it needs nothing that is applied: whatever is refused of that must not keep production small.
         if decision.scale is not None:
             name, replicas = decision.scale
             await self.kube.merge_patch(DEPLOYMENTS, parent.namespace, name, {"spec": {"replicas": replicas}})
+        for manifest in decision.apply:
+            await self._apply(parent.uid, manifest)
         for manifest in decision.remove:
             await self._remove(parent.uid, manifest)
+
+    async def _make_tests(self, decision: decide.Decision) -> None:
+        """Make what is not there, once: the ledger that names it is written. Raises Conflict, so that the pass starts over."""
+        for manifest in decision.create:
+            try:
+                await self.kube.create(SHADOW_TESTS, manifest)
+            except AlreadyExists as there:  # since it was read; the next pass says whose it is
+                raise Conflict(str(there)) from there
+
+    async def _measure(self, namespace: str, decision: decide.Decision) -> None:
+        """Delete Jobs of drift that are over, and make those whose attempt the ledger has begun. Raises Conflict."""
+        for job in decision.measured:
+            await self.kube.delete(JOBS, namespace, job.name, uid=job.uid)
+        for manifest in decision.measure:
+            try:
+                await self.kube.create(JOBS, manifest)
+            except AlreadyExists as there:  # since it was read; the next pass says whose it is, and one of others fails its attempt alone
+                raise Conflict(str(there)) from there
 
     async def _record(self, body: Manifest, key: str, document: BaseModel, record: Record | None) -> None:
         """Write a record on top of exactly what was read. Raises Conflict, so that the pass starts over."""

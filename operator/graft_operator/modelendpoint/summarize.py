@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from graft_api import health
-from graft_api.dataplane import BASE_NAME, COMPONENT_LABEL, ENDPOINT_LABEL, SERVER, gateway_service
+from graft_api.dataplane import BASE_NAME, COMPONENT_LABEL, ENDPOINT_LABEL, SERVER, SHADOW_LABEL, gateway_service
 from graft_api.fleet import VersionState
 from graft_api.ledger import Ledger, LedgerDomain
 from graft_api.modelendpoint import (
     ArmStatus,
+    CollectorStatus,
     Domain,
     DomainStatus,
     EndpointPhase,
@@ -19,11 +20,12 @@ from graft_api.modelendpoint import (
     Slots,
     SwitchStatus,
 )
-from graft_api.routes import Routes, Version
+from graft_api.routes import Route, Routes, Version
 from graft_operator.engine.conditions import shorten
 from graft_operator.engine.events import Happening
 from graft_operator.engine.summary import of_phase, phase_changed, tell
-from graft_operator.modelendpoint import children, ledgers
+from graft_operator.modelendpoint import children, gates, ledgers, measuring, routing
+from graft_operator.modelendpoint.measuring import Plan
 from graft_operator.modelendpoint.observed import Observed
 
 MOST_FAILING = 20
@@ -42,19 +44,27 @@ class View:
     """Conditions beyond the phase's own row: status, reason, message."""
     settled: bool = False
     """Nothing is awaited."""
+    collector: CollectorStatus | None = None
 
 
 def view_of(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: Routes, *, held_back: bool) -> View:
     """Return how the endpoint is."""
     acknowledged = acknowledging(observed, routes)
     running = sum(pod.running and not pod.terminating for pod in observed.gateways)
-    extra = {"Routed": _routed(acknowledged, running, routes), "UpgradeAvailable": _upgrade(held_back=held_back)}
+    routed = {} if spec.shadow else {"Routed": _routed(acknowledged, running, routes)}
+    extra = routed | {"UpgradeAvailable": _upgrade(held_back=held_back)}
     if (missing := _missing(observed, spec, ledger)) is not None:
         return replace(missing, extra=extra)
-    waiting = [words for domain in spec.domains if (words := _waiting(observed, domain, ledger))]
+    waiting = [words for domain in spec.domains if (words := _waiting(observed, domain, ledger))] + _unheld(observed, spec)
     facts = f"{len(observed.ready_servers())} servers, {running} gateways, routes {routes.revision}"
     settled = not waiting and acknowledged >= running and not held_back and routes.versions == settled_versions(observed, routes)
     return View("Ready", "Waiting" if waiting else "Serving", shorten(next(iter(waiting), facts)), extra, settled=settled)
+
+
+def measured(observed: Observed, spec: ModelEndpointSpec, plan: Plan, view: View) -> View:
+    """Return the same with how the measuring goes. It changes no phase: production does not depend on it."""
+    told = measuring.condition(observed, spec, plan)
+    return replace(view, extra=view.extra | ({"Measuring": told} if told else {}), collector=measuring.collection(observed, plan))
 
 
 def _missing(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> View | None:
@@ -82,20 +92,14 @@ def summarize(
         "phase": view.phase,
         "observed_generation": observed.generation,
         "conditions": tell(observed.status.conditions, told, observed.generation, now),
-    } | (_facts(observed, *serving) if serving else {})
+    } | (_facts(observed, *serving, now) | {"collector": view.collector} if serving else {})
     return observed.status.model_copy(update=update)
 
 
 def happenings(before: ModelEndpointStatus, after: ModelEndpointStatus) -> list[Happening]:
-    """Return the Events that a change of status deserves: transitions, never repetitions."""
-    found = []
-    earlier = {domain.name: domain.last_switch for domain in before.domains or []}
-    for domain in after.domains or []:
-        switch = domain.last_switch
-        if switch is not None and switch != earlier.get(domain.name):
-            note = f"domain {domain.name}: {switch.before} -> {switch.after}"
-            found.append(Happening("Normal", "Switched", switch.reason, note))
-    return found + phase_changed(before.phase, after.phase, after.conditions, {"Failed", "Degraded"})
+    """Return the Events that a change of phase deserves, and drift that could not be measured. Of transitions `audit` tells."""
+    changed = phase_changed(before.phase, after.phase, after.conditions, {"Failed", "Degraded"})
+    return [*gates.problems(before.domains, after.domains), *changed]
 
 
 def acknowledging(observed: Observed, routes: Routes) -> int:
@@ -104,13 +108,12 @@ def acknowledging(observed: Observed, routes: Routes) -> int:
 
 
 def lost_versions(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger) -> list[str]:
-    """Return the domains whose version no ready pod can answer with, while there are ready pods."""
+    """Return the domains with a version that some conversations are on and no ready pod can answer with, while there are ready pods."""
     ready = observed.ready_servers()
     if not ready or observed.unheard():
         return []
-    served = {domain.name: ledger.domain(domain.name) for domain in spec.domains}
-    active = {name: children.version_of(name, entry) for name, entry in served.items() if entry}
-    return [f"{name} ({version})" for name, version in active.items() if version and not any(pod.has(version) for pod in ready)]
+    arms = [(domain.name, arm.version) for domain in spec.domains for arm in routing.routed(ledger, domain.name)]
+    return [f"{name} ({version})" for name, version in arms if version and not any(pod.has(version) for pod in ready)]
 
 
 def settled_versions(observed: Observed, routes: Routes) -> list[Version]:
@@ -141,23 +144,28 @@ def failing(observed: Observed) -> list[PodProblem]:
     return list(found())
 
 
-def _facts(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: Routes) -> dict[str, object]:
+def _facts(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, routes: Routes, now: datetime) -> dict[str, object]:
     name, problems = observed.parent.name, failing(observed)
     existing = [pod for pod in observed.servers if not pod.terminating]
     slots = Slots(max_loras=routes.max_loras, max_lora_rank=routes.max_lora_rank, used=min(len(routes.versions), routes.max_loras))
+    asked_by = f",{SHADOW_LABEL}={spec.shadow.endpoint}" if spec.shadow else ""
+    domains = [DomainStatus(name=route.domain, arms=_arms(observed, route, routes)) for route in routes.routes]
+    if not spec.shadow:
+        wanted = {domain.name: domain for domain in spec.domains}
+        domains = [_domain(observed, wanted[domain.name], domain, ledger, now) for domain in domains if domain.name in wanted]
     return {
         "replicas": len(existing),
         "ready_replicas": len(observed.ready_servers()),
-        "selector": f"{ENDPOINT_LABEL}={name},{COMPONENT_LABEL}={SERVER}",
+        "selector": f"{ENDPOINT_LABEL}={name},{COMPONENT_LABEL}={SERVER}" + asked_by,
         "gateways": sum(not pod.terminating for pod in observed.gateways),
         "ready_gateways": sum(pod.ready for pod in observed.gateways),
-        "url": f"http://{gateway_service(name)}.{observed.parent.namespace}.svc",
+        "url": None if spec.shadow else f"http://{gateway_service(name)}.{observed.parent.namespace}.svc",
         "base_model_digest": ledger.base_digest,
         "slots": slots,
         "epoch": routes.epoch,
         "revision": routes.revision,
         "acknowledged_gateways": acknowledging(observed, routes),
-        "domains": [_domain(observed, domain, ledger) for domain in spec.domains],
+        "domains": domains,
         "failing": problems[:MOST_FAILING] or None,
         "failing_count": len(problems),
         "platform": children.platform_of(observed.server),
@@ -171,21 +179,44 @@ def _replicas(observed: Observed, spec: ModelEndpointSpec) -> int:
     return int(observed.server["spec"].get("replicas", 1)) if observed.server else 1
 
 
-def _domain(observed: Observed, domain: Domain, ledger: Ledger) -> DomainStatus:
-    entry = ledger.domain(domain.name) or LedgerDomain(name=domain.name, salt="")
-    ready, version = observed.ready_servers(), children.version_of(domain.name, entry)
-    arm = ArmStatus(
-        adapter=entry.active.adapter if entry.active else None,
-        digest=entry.active.digest if entry.active else None,
-        version=version,
-        weight=10_000,
-        replicas=sum(pod.has(version) for pod in ready) if version else len(ready),
-    )
+def _domain(observed: Observed, wanted: Domain, known: DomainStatus, ledger: Ledger, now: datetime) -> DomainStatus:
+    """Return the same with what the ledger says of the domain."""
+    entry = ledger.domain(wanted.name) or LedgerDomain(name=wanted.name, salt="")
     last = entry.history[-1] if entry.history else None
     switch = SwitchStatus(before=last.before or BASE_NAME, after=last.after or BASE_NAME, at=last.at, reason=last.reason) if last else None
-    return DomainStatus(
-        name=domain.name, arms=[arm], since=entry.since, last_switch=switch, waiting_for=ledgers.waiting_for(observed, domain, entry)
-    )
+    told = {
+        "since": entry.since,
+        "last_switch": switch,
+        "waiting_for": ledgers.waiting_for(observed, wanted, entry),
+        "promotion": gates.status(observed, wanted, entry, now),
+        "none_begins": gates.none_begins(observed, wanted, ledger, entry, now),
+    }
+    return known.model_copy(update=told)
+
+
+def _arms(observed: Observed, route: Route, routes: Routes) -> list[ArmStatus]:
+    """Return what a domain's conversations are on, or what servers hold for a ShadowTest."""
+    versions, ready = {version.name: version for version in routes.versions}, observed.ready_servers()
+    arms = []
+    for arm in route.arms:
+        version = versions.get(arm.version or "")
+        arms.append(
+            ArmStatus(
+                adapter=version.adapter if version else None,
+                digest=version.digest if version else None,
+                version=arm.version,
+                weight=arm.weight,
+                replicas=sum(pod.has(arm.version) for pod in ready) if arm.version else len(ready),
+            )
+        )
+    return arms
+
+
+def _unheld(observed: Observed, spec: ModelEndpointSpec) -> list[str]:
+    """Return what servers should hold for a ShadowTest and do not hold, in words."""
+    ready = observed.ready_servers()
+    held = {version.name: sum(pod.has(version.name) for pod in ready) for version in (spec.shadow.versions if spec.shadow else ())}
+    return [f"{name} is loaded on {count} of {len(ready)} ready replicas" for name, count in held.items() if count < len(ready)]
 
 
 def _waiting(observed: Observed, domain: Domain, ledger: Ledger) -> str | None:

@@ -29,8 +29,8 @@ def server_template(parent: Parent, spec: ModelEndpointSpec, platform: Platform)
     template = _pod_template(spec)
     security = template.security_context
     user = (security.run_as_user if security else None) or pod_parts.NON_ROOT
-    this = replace(_sidecars(parent, platform), user=user)
-    pod = _pod(server_account(parent, spec), user, (security.fs_group if security else None) or user) | {
+    this = replace(sidecars_of(parent, platform), user=user)
+    pod = restricted_pod(server_account(parent, spec), user, (security.fs_group if security else None) or user) | {
         "terminationGracePeriodSeconds": pod_parts.grace_seconds(spec),
         "topologySpreadConstraints": _spread(parent.selector(plane.SERVER)),
         "initContainers": [pod_parts.fetch_base(this, spec)],
@@ -45,7 +45,8 @@ def server_template(parent: Parent, spec: ModelEndpointSpec, platform: Platform)
         "schedulerName": template.scheduler_name,
         "imagePullSecrets": _listed(template.image_pull_secrets),
     }
-    metadata: Manifest = {"labels": {**(template.labels or {}), **parent.labels(plane.SERVER)}}
+    asked_by = {plane.SHADOW_LABEL: spec.shadow.endpoint} if spec.shadow else {}
+    metadata: Manifest = {"labels": {**(template.labels or {}), **parent.labels(plane.SERVER), **asked_by}}
     if annotations := (template.annotations or {}) | _identity_annotations(spec):
         metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": pod | {key: value for key, value in optional.items() if value}}
@@ -91,13 +92,13 @@ def _server_resources(spec: ModelEndpointSpec) -> Manifest:
 
 
 def gateway_template(parent: Parent, spec: ModelEndpointSpec, platform: Platform) -> Manifest:
-    pod = _pod(plane.gateway_account(parent.name), pod_parts.NON_ROOT, pod_parts.NON_ROOT) | {
+    pod = restricted_pod(plane.gateway_account(parent.name), pod_parts.NON_ROOT, pod_parts.NON_ROOT) | {
         "terminationGracePeriodSeconds": GATEWAY_GRACE_SECONDS,
         "topologySpreadConstraints": _spread(parent.selector(plane.GATEWAY)),
         "containers": [_gateway(parent, spec, platform)],
         "volumes": _gateway_volumes(parent, spec),
     }
-    optional = {"nodeSelector": spec.gateway.node_selector, "imagePullSecrets": _listed(_pod_template(spec).image_pull_secrets)}
+    optional = {"nodeSelector": spec.gateway.node_selector, "imagePullSecrets": pull_secrets(spec)}
     # Metrics are the pods' own and not on the Service, which would answer with one replica's numbers.
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(plane.GATEWAY_METRICS_PORT)}
     return {
@@ -108,9 +109,9 @@ def gateway_template(parent: Parent, spec: ModelEndpointSpec, platform: Platform
 
 def _gateway(parent: Parent, spec: ModelEndpointSpec, platform: Platform) -> Manifest:
     """Build the gateway. No preStop hook: on SIGTERM it lets go of its readiness, finishes what is in flight, and ends."""
+    measured = [_token_mount("graft-collector", plane.COLLECTOR_TOKEN_FILE)] if spec.collector else []
     keys = [pod_parts.mount("graft-keys", plane.API_KEYS_DIRECTORY, read_only=True)] if spec.gateway.api_keys else []
-    asked = {"port": plane.GATEWAY_METRICS_PORT}
-    built = pod_parts.container("gateway", "gateway", _sidecars(parent, platform))
+    built = pod_parts.container("gateway", "gateway", sidecars_of(parent, platform))
     return built | {
         "env": [*built["env"], *pod_parts.variables({"GRAFT_DRAIN_SECONDS": str(GATEWAY_DRAIN_SECONDS)})],
         "resources": spec.gateway.resources.to_json() if spec.gateway.resources else GATEWAY_RESOURCES,
@@ -118,11 +119,12 @@ def _gateway(parent: Parent, spec: ModelEndpointSpec, platform: Platform) -> Man
             {"name": "http", "containerPort": plane.GATEWAY_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": plane.GATEWAY_METRICS_PORT, "protocol": "TCP"},
         ],
-        "readinessProbe": {"httpGet": {"path": "/readyz", **asked}, "periodSeconds": 2},
-        "livenessProbe": {"httpGet": {"path": "/livez", **asked}, "periodSeconds": 10},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": plane.GATEWAY_METRICS_PORT}, "periodSeconds": 2},
+        **pod_parts.alive(plane.GATEWAY_METRICS_PORT),
         "volumeMounts": [
             pod_parts.mount("graft-routes", plane.ROUTES_DIRECTORY, read_only=True),
-            pod_parts.mount("graft-door", plane.DOOR_TOKEN_FILE.rpartition("/")[0], read_only=True),
+            _token_mount("graft-door", plane.DOOR_TOKEN_FILE),
+            *measured,
             pod_parts.mount("graft-reports", plane.REPORTS_DIRECTORY, read_only=True),
             pod_parts.mount("graft-api", pod_parts.API_TOKEN_DIRECTORY, read_only=True),
             *keys,
@@ -132,12 +134,13 @@ def _gateway(parent: Parent, spec: ModelEndpointSpec, platform: Platform) -> Man
 
 
 def _gateway_volumes(parent: Parent, spec: ModelEndpointSpec) -> list[Manifest]:
-    token = {"audience": plane.door_audience(parent.name), "expirationSeconds": plane.DOOR_TOKEN_SECONDS, "path": "token"}
     keys = spec.gateway.api_keys
     return [
         {"name": "graft-tmp", "emptyDir": {}},
         pod_parts.routes_volume(parent.name),
-        {"name": "graft-door", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        token_volume("graft-door", plane.door_audience(parent.name)),
+        # Also while nothing is measured: a ShadowTest must not roll the gateways.
+        *([token_volume("graft-collector", plane.collector_audience(parent.name))] if spec.collector else []),
         pod_parts.reports_volume(),
         pod_parts.api_token_volume(),
         # Not optional: a gateway without the keys would refuse everybody, and look healthy.
@@ -145,11 +148,22 @@ def _gateway_volumes(parent: Parent, spec: ModelEndpointSpec) -> list[Manifest]:
     ]
 
 
-def _sidecars(parent: Parent, platform: Platform) -> Sidecars:
+def token_volume(name: str, audience: str) -> Manifest:
+    """Return a token for one door or collector, which the kubelet rotates."""
+    token = {"audience": audience, "expirationSeconds": plane.DOOR_TOKEN_SECONDS, "path": "token"}
+    return {"name": name, "projected": {"sources": [{"serviceAccountToken": token}]}}
+
+
+def _token_mount(name: str, file: str) -> Manifest:
+    return pod_parts.mount(name, file.rpartition("/")[0], read_only=True)
+
+
+def sidecars_of(parent: Parent, platform: Platform) -> Sidecars:
+    """Return what containers of the serving image are built from, whatever they do."""
     return Sidecars(parent.name, platform.serving_image, platform.serving_pull_policy, platform.reports_url, platform.log_level)
 
 
-def _pod(account: str, user: int, group: int) -> Manifest:
+def restricted_pod(account: str, user: int, group: int) -> Manifest:
     """Build what all pods share: PodSecurity restricted, no API token by default, no injected service variables (vLLM reads VLLM_*)."""
     return {
         "serviceAccountName": account,
@@ -175,18 +189,23 @@ def _pod_template(spec: ModelEndpointSpec) -> PodTemplate:
     return spec.server.pod_template or PodTemplate()
 
 
+def pull_secrets(spec: ModelEndpointSpec) -> list[Manifest]:
+    """Return what all images of an endpoint are pulled with."""
+    return _listed(_pod_template(spec).image_pull_secrets)
+
+
 def _listed(models: Any) -> list[Manifest]:  # noqa: ANN401 - a list of any of our models, or None
     return [model.to_json() for model in models or []]
 
 
 def server_spec_hash(spec: ModelEndpointSpec) -> str:
     """Return the hash of all that the user says about server pods: when it changes, they roll."""
-    return _hash(_server_part(spec))
+    return hash_of(_server_part(spec))
 
 
 def gateway_spec_hash(spec: ModelEndpointSpec) -> str:
     """Return the hash of all that the user says about gateway pods."""
-    return _hash(_gateway_part(spec))
+    return hash_of(_gateway_part(spec))
 
 
 def _server_part(spec: ModelEndpointSpec) -> Manifest:
@@ -196,20 +215,24 @@ def _server_part(spec: ModelEndpointSpec) -> Manifest:
     Defaults are left out: a field that a newer operator adds must not roll pods whose user never asked for anything.
     """
     said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"base_model", "server", "credentials"})
-    return said | {"slots": spec.slots()}
+    # Where drift Jobs have graft's own account, doors know it by themselves: to ask for drift rolls no server.
+    account = {"drift": spec.drift_account()} if spec.drift_account() else {}
+    # The versions are in the routes.
+    return said | account | {"slots": spec.slots()} | ({"shadow": [spec.shadow.endpoint, spec.shadow.asking()]} if spec.shadow else {})
 
 
 def _gateway_part(spec: ModelEndpointSpec) -> Manifest:
     """Return what gateway pods are built from. Limits and aliases are not among it: they travel in the routes."""
     said = spec.gateway.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"api_keys", "resources", "node_selector"})
     secrets = [secret.name for secret in _pod_template(spec).image_pull_secrets or []]
-    return said | ({"imagePullSecrets": secrets} if secrets else {})
+    return said | ({"imagePullSecrets": secrets} if secrets else {}) | ({"collector": True} if spec.collector else {})
 
 
 def template_hash(template: Manifest) -> str:
     """Return the hash of a template as it was built: when an operator builds another one of the same spec, there is an upgrade."""
-    return _hash(template)
+    return hash_of(template)
 
 
-def _hash(value: Manifest) -> str:
+def hash_of(value: Manifest) -> str:
+    """Return the hash of a JSON value, short enough for an annotation that people read."""
     return hashlib.sha256(canonical_json(value)).hexdigest()[:16]

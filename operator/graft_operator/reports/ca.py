@@ -39,31 +39,31 @@ class Trust:
         self._kube = kube
         self._clock = clock
         self._bundle = bundle
-        self._applied: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._applied: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
 
-    async def ensure(self, namespace: str, *, afresh: bool = False) -> None:
+    async def ensure(self, namespace: str, owner_uid: str) -> None:
         """
-        Apply ConfigMap `graft-ca` and ServiceAccount `graft-trainer`, unless that was done a short while ago.
+        Apply ConfigMap `graft-ca` and ServiceAccount `graft-trainer`, unless that was done a short while ago for the same owner.
 
-        `afresh`: even then. A namespace that was deleted and restored has the same name and nothing in it.
-        Raises `NotYet` while there is no certificate, or a `KubeError`.
+        `owner_uid`: of the object that needs them. For another one they are applied at once: a namespace that was deleted and restored
+        has the same name, other objects, and nothing of this in it. Raises `NotYet` while there is no certificate, or a `KubeError`.
         """
         bundle = self._bundle()
         digest = hashlib.sha256(bundle.encode()).digest()
-        if not afresh and self._is_applied(namespace, digest):
+        if self._is_applied((namespace, owner_uid), digest):
             return
         await asyncio.gather(
             self._kube.apply(CONFIG_MAPS, ca_config_map(namespace, bundle)),
             self._kube.apply(SERVICE_ACCOUNTS, trainer_service_account(namespace)),
         )
-        self._remember(namespace, digest)
+        self._remember((namespace, owner_uid), digest)
 
-    def _is_applied(self, namespace: str, digest: bytes) -> bool:
-        until, applied = self._applied.get(namespace, (0.0, b""))
+    def _is_applied(self, key: tuple[str, str], digest: bytes) -> bool:
+        until, applied = self._applied.get(key, (0.0, b""))
         return applied == digest and self._clock.monotonic() < until
 
-    def _remember(self, namespace: str, digest: bytes) -> None:
-        self._applied[namespace] = (self._clock.monotonic() + APPLY_AGAIN.total_seconds(), digest)
-        self._applied.move_to_end(namespace)
+    def _remember(self, key: tuple[str, str], digest: bytes) -> None:
+        self._applied[key] = (self._clock.monotonic() + APPLY_AGAIN.total_seconds(), digest)
+        self._applied.move_to_end(key)
         while len(self._applied) > CACHE_SIZE:
             self._applied.popitem(last=False)

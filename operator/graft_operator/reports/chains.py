@@ -3,6 +3,7 @@ From a token's pod to the object that it works for, link by link. Pure: whoever 
 
     training     pod -> Job -> FineTuneJob
     data plane   pod -> ReplicaSet -> Deployment -> ModelEndpoint
+    drift        pod -> Job -> ModelEndpoint
     injected     pod -> ReplicaSet -> Deployment <- ModelEndpoint.spec.server.existing, and the pod is labelled with the endpoint
 
 A link is a controller reference and the uid in it. Who may create such pods, ReplicaSets and Deployments is held by the admission
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graft_api.collect import COLLECTOR, collector_account
 from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL, GATEWAY, SERVER, gateway_account, server_account
+from graft_api.drift import DRIFT, drift_account
 from graft_operator.engine.resources import FINE_TUNE_JOBS, JOBS, MODEL_ENDPOINTS, Object, Resource
 from graft_operator.reports.sink import Caller, FleetCaller
 
@@ -114,19 +117,45 @@ def role_of(speaker: Speaker, pod: Object, endpoint: str) -> str:
     """
     What a pod is to the endpoint whose Deployment it is from: as it is labelled, and as its service account allows.
 
-    Servers may have a service account of the user's own, for workload identity; gateways and other endpoints' servers may not pass
-    for servers of this one.
+    Servers and collectors may have a service account of the user's own, for workload identity; gateways, and servers and collectors
+    of other endpoints, may not pass for those of this one.
     """
     labels = pod["metadata"].get("labels") or {}
     if labels.get(ENDPOINT_LABEL) != endpoint:
         raise Foreign(f"pod {speaker.pod_name} has no label {ENDPOINT_LABEL}={endpoint}")
     account, component = speaker.service_account, labels.get(COMPONENT_LABEL)
-    theirs = not account.startswith((server_account(""), gateway_account("")))
+    theirs = _theirs(account)
     if component == GATEWAY and account == gateway_account(endpoint):
         return GATEWAY
     if component == SERVER and (account == server_account(endpoint) or theirs):
         return SERVER
-    raise Foreign(f"a {component} with service account {account} is neither a server nor a gateway of {endpoint}")
+    if component == COLLECTOR and (account == collector_account(endpoint) or theirs):
+        return COLLECTOR
+    raise Foreign(f"a {component} with service account {account} is no server, gateway or collector of {endpoint}")
+
+
+def drift_role_of(speaker: Speaker, pod: Object, endpoint: str) -> str:
+    """
+    Prove that a pod from a Job of the endpoint is one that measures drift: that is all that such a Job brings.
+
+    It may have a service account of the user's own, for workload identity, but no other one of graft's.
+    """
+    labels = pod["metadata"].get("labels") or {}
+    account, component = speaker.service_account, labels.get(COMPONENT_LABEL)
+    allowed = account == drift_account(endpoint) or _theirs(account)
+    if labels.get(ENDPOINT_LABEL) != endpoint or component != DRIFT or not allowed:
+        raise Foreign(f"a {component} with service account {account} is no Job of {endpoint} that measures drift")
+    return DRIFT
+
+
+def endpoint_of_job(job: Object) -> Controller:
+    """The ModelEndpoint that controls a Job."""
+    return controller_of(job, MODEL_ENDPOINTS, f"Job {job['metadata']['name']}")
+
+
+def from_a_job(pod: Object) -> Controller | None:
+    """The Job that controls a pod; None for a pod of something else."""
+    return _controller(pod, JOBS)
 
 
 def injected_into(speaker: Speaker, pod: Object, deployment: Object, endpoint: Object | None, name: str) -> Controller:
@@ -160,6 +189,11 @@ def fleet_caller_of(speaker: Speaker, pod: Object, role: str, endpoint: Controll
         endpoint_name=endpoint.name,
         endpoint_uid=endpoint.uid,
     )
+
+
+def _theirs(account: str) -> bool:
+    """Whether a service account is none that graft makes for an endpoint."""
+    return not account.startswith((server_account(""), gateway_account(""), collector_account(""), drift_account("")))
 
 
 def _controller(owned: Object, wanted: Resource) -> Controller | None:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from graft_api.collect import CollectorReport
+from graft_api.drift import DriftReport
 from graft_api.fleet import SILENT_SECONDS, AgentReport, GatewayReport
+from graft_api.watch import WatchedSums
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.queue import Key
 from graft_operator.reports.sink import FleetCaller
@@ -24,7 +27,7 @@ PODS_PER_ENDPOINT = 2048
 PODS = 8192
 FORMER_BOOTS = 4
 
-R = TypeVar("R", bound=AgentReport | GatewayReport)
+R = TypeVar("R", bound=AgentReport | GatewayReport | CollectorReport | DriftReport)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Fleet:
         self._total = total
         self._agents: _Role[AgentReport] = _Role(agent_matters)
         self._gateways: _Role[GatewayReport] = _Role(gateway_matters)
+        self._collectors: _Role[CollectorReport] = _Role(collector_matters)
+        self._drifts: _Role[DriftReport] = _Role(drift_matters)
         self._swept = clock.monotonic()
         self._size = 0
         self.dropped = 0
@@ -91,9 +96,18 @@ class Fleet:
         """What the gateways of an endpoint said last, by pod name."""
         return self._gateways.of(key)
 
+    def collectors(self, key: Key) -> Mapping[str, Heard[CollectorReport]]:
+        """What the collector of an endpoint said last, by pod name: for a while after it has gone, too."""
+        return self._collectors.of(key)
+
+    def drifts(self, key: Key) -> Mapping[str, Heard[DriftReport]]:
+        """What the Jobs of an endpoint that measure drift said last, by pod name."""
+        return self._drifts.of(key)
+
     def forget(self, key: Key) -> None:
         """Drop all pods of an endpoint: it is gone."""
-        self._size -= self._agents.forget(key, float("inf")) + self._gateways.forget(key, float("inf"))
+        for role in self._roles:
+            self._size -= role.forget(key, float("inf"))
 
     def heard_agent(self, caller: FleetCaller, report: AgentReport) -> None:
         """Take a server pod's whole picture."""
@@ -102,6 +116,18 @@ class Fleet:
     def heard_gateway(self, caller: FleetCaller, report: GatewayReport) -> None:
         """Take a gateway's whole picture."""
         self._hear(self._gateways, caller, report)
+
+    def heard_collector(self, caller: FleetCaller, report: CollectorReport) -> None:
+        """Take a collector's whole picture."""
+        self._hear(self._collectors, caller, report)
+
+    def heard_drift(self, caller: FleetCaller, report: DriftReport) -> None:
+        """Take the whole picture of a Job that measures drift."""
+        self._hear(self._drifts, caller, report)
+
+    @property
+    def _roles(self) -> tuple[_Role[AgentReport], _Role[GatewayReport], _Role[CollectorReport], _Role[DriftReport]]:
+        return self._agents, self._gateways, self._collectors, self._drifts
 
     def _hear(self, role: _Role[R], caller: FleetCaller, report: R) -> None:
         key, now = Key(caller.namespace, caller.endpoint_name), self._clock.monotonic()
@@ -126,8 +152,8 @@ class Fleet:
             return
         self._swept = now
         silent_since = now - FORGOTTEN.total_seconds()
-        self._size -= sum(self._agents.forget(key, silent_since) for key in list(self._agents.pods))
-        self._size -= sum(self._gateways.forget(key, silent_since) for key in list(self._gateways.pods))
+        for role in self._roles:
+            self._size -= sum(role.forget(key, silent_since) for key in list(role.pods))
 
 
 def is_old(known: Heard[R], caller: FleetCaller, report: R) -> bool:
@@ -171,7 +197,29 @@ def gateway_matters(before: GatewayReport, after: GatewayReport) -> bool:
     return bool(ended) or _said(before, {"in_flight"}) != _said(after, {"in_flight"})
 
 
-def _said(report: AgentReport | GatewayReport, but: set[str]) -> dict[str, Any]:
+def collector_matters(before: CollectorReport, after: CollectorReport) -> bool:
+    """
+    Whether anything is otherwise that a verdict, a watch or a person waits for.
+
+    What waits and what was lost changes all the time, and is read with the next commit. So does for how long a watch was looked at: who
+    waits for a time looks at the clock. Conversations that were counted may show harm, and are told of at once.
+    """
+    return any(getattr(before, name) != getattr(after, name) for name in _AWAITED) or _counted(before) != _counted(after)
+
+
+def drift_matters(before: DriftReport, after: DriftReport) -> bool:
+    """Whether anything but the sequence number is otherwise."""
+    return _said(before, set()) != _said(after, set())
+
+
+def _counted(report: CollectorReport) -> list[tuple[str, int, list[WatchedSums]]]:
+    return [(watched.domain, watched.gate, watched.count.metrics) for watched in report.watched]
+
+
+_AWAITED = ("mode", "test_uid", "commit", "shadow_away", "store_away", "reported")
+
+
+def _said(report: AgentReport | GatewayReport | DriftReport, but: set[str]) -> dict[str, Any]:
     return report.model_dump(exclude={"sequence", *but})
 
 

@@ -137,6 +137,10 @@ class Identities:
         if speaker.namespace != namespace:
             raise Foreign(f"pod {speaker.pod_name} is in namespace {speaker.namespace}")
         pod = chains.pod_of(await self._kube.get(PODS, namespace, speaker.pod_name), speaker)
+        if by := chains.from_a_job(pod):
+            job = chains.very(await self._kube.get(JOBS, namespace, by.name), by)
+            asked_by = chains.endpoint_of_job(job)
+            return chains.fleet_caller_of(speaker, pod, chains.drift_role_of(speaker, pod, asked_by.name), asked_by)
         deployment = await self._deployment(pod)
         if owner := chains.endpoint_of(deployment):
             return chains.fleet_caller_of(speaker, pod, chains.role_of(speaker, pod, owner.name), owner)

@@ -112,6 +112,11 @@ class PolicyGuard:
             return list(self._answer)
 
     @property
+    def known_missing(self) -> list[str]:
+        """The last answer."""
+        return list(self._answer)
+
+    @property
     def missing_seconds(self) -> float:
         """For how long the answer has not been "nothing"."""
         return 0.0 if self._missing_since is None else self._clock.monotonic() - self._missing_since

@@ -19,7 +19,9 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
+from graft_api.collect import COLLECTOR, CollectorReport
 from graft_api.dataplane import GATEWAY, SERVER
+from graft_api.drift import DRIFT, DriftReport
 from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.reports import MAX_BODY_BYTES, ClaimGrant, ClaimRequest, ProgressReport, TerminalResult
 from graft_api.schema import Invalid, parse
@@ -31,8 +33,11 @@ from graft_operator.reports.identity import Identities
 from graft_operator.reports.service import PORT
 from graft_operator.reports.sink import Caller, FleetCaller, FleetSink, Refusal, ReportSink, Superseded
 
-MAX_FLEET_BODY_BYTES = 256 * 1024
-"""Room for an agent that has something to say about each of 64 versions."""
+MAX_FLEET_BODY_BYTES = 1536 * 1024
+"""
+Room for the largest report that its schema allows: 1.25 MiB of a collector that compares with 32 metrics in 4 contrasts, observes 256
+scores and watches 31 domains by 17 metrics each, which alone are 0.44 MiB. `test_largest_reports` adds it up.
+"""
 READ_SECONDS = 10.0
 """For the body."""
 ANSWER_SECONDS = 30.0
@@ -81,6 +86,8 @@ class ReportsServer:
         root = "/v1/namespaces/{namespace}/modelendpoints/{name}"
         application.router.add_post(f"{root}/agent", partial(self._heard, AgentReport, SERVER, self._fleet.heard_agent))
         application.router.add_post(f"{root}/gateway", partial(self._heard, GatewayReport, GATEWAY, self._fleet.heard_gateway))
+        application.router.add_post(f"{root}/collector", partial(self._heard, CollectorReport, COLLECTOR, self._fleet.heard_collector))
+        application.router.add_post(f"{root}/drift", partial(self._heard, DriftReport, DRIFT, self._fleet.heard_drift))
         return application
 
     async def _claim(self, request: web.Request) -> web.Response:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from graft_api.collect import CollectorReport
+from graft_api.drift import DriftReport
 from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.reports import ClaimRequest, ProgressReport, TerminalResult
 
@@ -33,9 +35,9 @@ class FleetCaller:
     pod_created_at: str
     namespace: str
     service_account: str
-    """`dataplane.server_account` or `gateway_account` of the endpoint; a server may have one of the user's own."""
+    """`server_account`, `gateway_account` or `collector_account` of the endpoint; servers and collectors may have one of the user's own."""
     role: str
-    """`dataplane.SERVER` or `dataplane.GATEWAY`."""
+    """`dataplane.SERVER`, `dataplane.GATEWAY`, `collect.COLLECTOR` or `drift.DRIFT`."""
     endpoint_name: str
     endpoint_uid: str
 
@@ -82,3 +84,9 @@ class FleetSink(Protocol):
 
     def heard_gateway(self, caller: FleetCaller, report: GatewayReport) -> None:
         """Take a gateway's whole picture."""
+
+    def heard_collector(self, caller: FleetCaller, report: CollectorReport) -> None:
+        """Take a collector's whole picture."""
+
+    def heard_drift(self, caller: FleetCaller, report: DriftReport) -> None:
+        """Take the whole picture of a Job that measures drift."""

@@ -20,7 +20,7 @@ from graft_serving.agent.server import door_application, serve_socket
 from graft_serving.agent.settings import Settings, settings_from
 from graft_serving.agent.state import Board
 from graft_serving.agent.store import open_store
-from graft_serving.agent.tokens import TokenVerifier, gateway_of
+from graft_serving.agent.tokens import TokenVerifier, callers_of
 from graft_serving.agent.vllm import Vllm
 from graft_serving.cluster import ApiServer, api_address_from
 from graft_serving.operator_client import OperatorClient, report_target
@@ -52,7 +52,8 @@ async def _main(settings: Settings, environ: Mapping[str, str]) -> int:
         around = Surroundings(vllm, cache, fetcher, board, settings.server, lambda: routes.watched, time.monotonic, random)
         loader = Loader(around)
         drain = Drain(loader.drain, vllm.in_flight, settings.drain_seconds)
-        tokens = TokenVerifier(api.get, gateway_of(me.namespace, me.endpoint), settings.run_directory / KEYS_FILE, time.time)
+        opens = callers_of(me.namespace, me.endpoint, settings.door_account, settings.drift_account)
+        tokens = TokenVerifier(api.get, opens, settings.run_directory / KEYS_FILE, time.time)
         ready = Checks(ready={"adapters": lambda: None if loader.ready() else "vLLM does not serve, or what is routed was not tried yet"})
         services = [
             Service("health", HealthServer(None, ready, "", settings.health_port).run),

@@ -33,6 +33,10 @@ class Settings:
     socket: Path
     run_directory: Path
     health_port: int
+    door_account: str | None = None
+    """Whose token opens the door of a shadow server. None: the gateway's of this endpoint."""
+    drift_account: str | None = None
+    """Whose Jobs measure drift. None: the endpoint's own account for it."""
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -48,6 +52,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         socket=Path(environ.get("GRAFT_AGENT_SOCKET", AGENT_SOCKET)),
         run_directory=Path(environ.get("GRAFT_RUN_DIRECTORY", RUN_DIRECTORY)),
         health_port=whole_number(environ, "GRAFT_AGENT_HEALTH_PORT", AGENT_HEALTH_PORT),
+        door_account=environ.get("GRAFT_DOOR_ACCOUNT") or None,
+        drift_account=environ.get("GRAFT_DRIFT_ACCOUNT") or None,
     )
 
 

@@ -1,5 +1,5 @@
 """
-Who knocks at the door: offline verification of the gateway's service account token.
+Who knocks at the door: offline verification of a service account token, the gateway's or that of a Job that measures drift.
 
 The cluster signs tokens with keys that everybody may read, so that no question goes to the API server per token, and none at all
 while it is away: its keys and its issuer are kept in memory and in a file on the pod's memory volume. They are asked for anew when
@@ -17,6 +17,7 @@ from typing import Any
 import jwt
 
 from graft_api.dataplane import door_audience, gateway_account
+from graft_api.drift import drift_account
 from graft_serving.agent.cluster_keys import ALGORITHMS, DISCOVERY_PATH, KEYS_PATH, ClusterKeys, Document, keep, kept, read_keys
 from graft_serving.trouble import Trouble
 
@@ -54,7 +55,7 @@ class Refusal(enum.StrEnum):
     AUDIENCE = "Audience"
     """Genuine, but made for something else, such as the door of another endpoint."""
     SUBJECT = "Subject"
-    """Genuine, but not the gateway's."""
+    """Genuine, but of nobody who may ask here."""
 
 
 class Refused(Exception):  # noqa: N818 - a statement about the caller
@@ -76,19 +77,22 @@ class Expected:
     namespace: str
     account: str
     audience: str
+    also: str | None = None
+    """Another account of the namespace."""
 
     @property
-    def subject(self) -> str:
-        """The `sub` of the account's tokens."""
-        return f"system:serviceaccount:{self.namespace}:{self.account}"
+    def subjects(self) -> dict[str, str]:
+        """The account of each `sub`."""
+        accounts = [self.account, *([self.also] if self.also else [])]
+        return {f"system:serviceaccount:{self.namespace}:{account}": account for account in accounts}
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The token of the endpoint's gateway."""
+    """The token of somebody who may ask here."""
 
     pod: str
-    """The gateway's, for the log. Empty for a token that is bound to no pod."""
+    """The caller's, for the log. Empty for a token that is bound to no pod."""
     expires_at: float
     """Seconds since 1970."""
 
@@ -101,9 +105,15 @@ class Answer:
     headers: Mapping[str, str]
 
 
-def gateway_of(namespace: str, endpoint: str) -> Expected:
-    """Return whose token opens the doors of an endpoint."""
-    return Expected(namespace, gateway_account(endpoint), door_audience(endpoint))
+def callers_of(namespace: str, endpoint: str, account: str | None = None, drift: str | None = None) -> Expected:
+    """
+    Return whose token opens the doors of an endpoint: its gateway's, and that of its Jobs that measure drift.
+
+    `account`: of a shadow server, which has neither, the service account of production's collector instead. `drift`: the account of
+    those Jobs where the store's credentials are a service account of the user's own, and so theirs.
+    """
+    also = None if account else drift or drift_account(endpoint)
+    return Expected(namespace, account or gateway_account(endpoint), door_audience(endpoint), also)
 
 
 def bearer(authorization: str | None) -> str:
@@ -179,8 +189,9 @@ def _pod_of(claims: Mapping[str, Any], expected: Expected) -> str:
     bound = claims.get("kubernetes.io")
     if not isinstance(bound, dict) or not isinstance(bound.get("serviceaccount"), dict):
         raise Refused(Refusal.SUBJECT)
-    says = (claims.get("sub"), bound.get("namespace"), bound["serviceaccount"].get("name"))
-    if says != (expected.subject, expected.namespace, expected.account):
+    subject = claims.get("sub")
+    account = expected.subjects.get(subject) if isinstance(subject, str) else None
+    if account is None or (bound.get("namespace"), bound["serviceaccount"].get("name")) != (expected.namespace, account):
         raise Refused(Refusal.SUBJECT)
     pod = bound.get("pod")
     return str(pod.get("name", "")) if isinstance(pod, dict) else ""

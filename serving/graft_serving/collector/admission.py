@@ -26,13 +26,14 @@ class Admission:
         self._changed = float("-inf")
         self.share = 1.0
 
-    def admits(self, conversation: str, size: int, held: int, now: float) -> bool:
-        """Whether an exchange of `size` bytes may wait, where `held` bytes do already."""
+    def admits(self, conversation: str, held: int, now: float) -> bool:
+        """Whether an exchange may wait, where `held` bytes do already."""
         self._adapt(held / self._room, now)
         if place(self._seed, Purpose.ADMISSION, conversation) >= self.share:
             return False
-        # Beyond the room nobody gets in: a shadow that is dead admits nobody, easy or hard.
-        return held + size <= self._room
+        # Beyond the room nobody gets in: a shadow that is dead admits nobody, easy or hard. Nor is it asked how large an exchange is,
+        # or small ones would get in where long ones do not; the last one may go beyond the room, and the intake bounds them all.
+        return held < self._room
 
     def _adapt(self, fullness: float, now: float) -> None:
         if now - self._changed < PATIENCE_SECONDS:

@@ -13,28 +13,9 @@ from typing import Any
 import orjson
 
 from graft_evaluation.paired.outcomes import Answer
+from graft_evaluation.pairs.sides import Said
 from graft_evaluation.scorers import ToolCall
 from graft_serving.gateway.sse import Usage, split_events
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one side said."""
-
-    ended: Answer
-    text: str = ""
-    tool_calls: tuple[ToolCall, ...] | None = None
-    """None: the server gave none, so that calls may be in the text."""
-    tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one side said, and how long it took."""
-
-    said: Said
-    seconds: float
-    first_byte_seconds: float | None = None
 
 
 @dataclass

@@ -7,23 +7,49 @@ Commits, one after another: what is in one counts, what is in none does not.
 
 A crash before 2 leaves an object that nothing names; a crash after 2 leaves a whole commit. So a segment counts once or never. Of two
 processes that both think they are the collector one gets the key; the other sees somebody else's commit there and ends (`FencedError`).
-Whoever starts adds up the newest snapshot and the commits after it; a snapshot is all commits so far added up, nothing but a shortcut.
+No key is ever given back, so one that has slept for a year ends, too.
+
+While nothing is settled there is nothing to commit but time. That is noted in one object, written over and over, for some minutes: a
+crash must not lose them, and a chain of years need not have a link for each. A note is of the commit that it names, and says how long it
+was *so far*: what a later commit says takes its place, so nothing is counted twice.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Annotated, Generic, Literal, Protocol, TypeVar
+from typing import Generic
 
-from pydantic import Field, ValidationError
-
-from graft_api.schema import Count, Model
-from graft_serving.collector.numbers import NumbersState
+from graft_serving.collector.adding import added_up
+from graft_serving.collector.commits import (
+    PAIRS,
+    SNAPSHOTS,
+    Algebra,
+    Commit,
+    DamagedError,
+    FencedError,
+    FoldedError,
+    Note,
+    S,
+    Sealed,
+    SegmentReference,
+    Total,
+    bare,
+    content_of,
+    digest_of,
+    path_of,
+    read_commit,
+    read_note,
+    sealed_off,
+    sequence_of,
+    snapshot_path,
+    told,
+    write_note,
+    written,
+)
+from graft_serving.collector.indexes import latest, write_index
 from graft_serving.collector.store import Store, StoreAwayError
 
 logger = logging.getLogger(__name__)
@@ -31,106 +57,10 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_EVERY = 60
 """Commits: whoever starts reads no more than so many."""
 KEPT_SNAPSHOTS = 2
-BLOCK = 1000
-"""Commits of one folder: whoever starts lists those after the newest snapshot, not those of years."""
-PAIRS, COMMITS, SNAPSHOTS = "pairs/", "commits/", "snapshots/"
-
-
-class FencedError(Exception):
-    """Another process has committed in this one's place."""
-
-
-class DamagedError(Exception):
-    """What lies in the store is not what a collector with these settings wrote."""
-
-
-class OtherTestError(DamagedError):
-    """What lies in the store is another test's."""
-
-
-class SegmentReference(Model):
-    """The object with a commit's lines."""
-
-    path: Annotated[str, Field(max_length=256)]
-    sha256: Annotated[str, Field(max_length=64)]
-    size_bytes: Count
-    lines: Count
-
-
-class Progress(Model):
-    """Everything so far that is not a sum."""
-
-    numbers: NumbersState = Field(default_factory=NumbersState)
-    observed_seconds: Annotated[float, Field(ge=0)] = 0.0
-    lost: dict[str, Count] = Field(default_factory=dict)
-    """Left out by this collector, by cause."""
-    spent: dict[str, Count] = Field(default_factory=dict)
-    """Requests of scorers with a budget, by metric."""
-    arrived: Count = 0
-    """Exchanges of all kinds."""
-    ours: Count = 0
-    """Those of them that are this test's."""
-
-
-class Commit(Model):
-    """One object of the chain."""
-
-    format: Literal[1] = 1
-    sequence: Annotated[int, Field(ge=1)]
-    writer: Annotated[str, Field(max_length=64)]
-    test: Annotated[str, Field(max_length=64)] = ""
-    """Digest of what is compared with what: the sums of two tests must not be added up."""
-    began: float
-    ended: float
-    """Seconds since 1970."""
-    segment: SegmentReference | None = None
-    sums: dict[str, str]
-    """Name -> what it was added up to in this segment (in a snapshot: so far), base64."""
-    progress: Progress
-    """So far."""
-
-
-class Sum(Protocol):
-    """Something that adds up."""
-
-    def merge(self, other: Sum) -> None:
-        """Add another one. Raises ValueError if they do not belong together."""
-
-    def to_bytes(self) -> bytes:
-        """Return it as bytes."""
-
-
-S = TypeVar("S", bound=Sum)
-
-
-@dataclass(frozen=True)
-class Algebra(Generic[S]):
-    """What a lane adds up."""
-
-    empty: Callable[[], dict[str, S]]
-    read: Callable[[bytes], S]
-
-
-@dataclass
-class Sealed(Generic[S]):
-    """A segment that nothing is added to any more."""
-
-    began: float
-    ended: float
-    lines: bytes
-    """Packed."""
-    count: int
-    sums: Mapping[str, S]
-    progress: Progress
-
-
-@dataclass
-class Total(Generic[S]):
-    """All commits."""
-
-    sequence: int
-    sums: dict[str, S]
-    progress: Progress = field(default_factory=Progress)
+LINEAGE = 64
+"""Digests of commits that a report tells."""
+IDLE_SECONDS = 600.0
+"""At least between two commits that settle nothing; a note is worth no more."""
 
 
 class Chain(Generic[S]):
@@ -147,21 +77,44 @@ class Chain(Generic[S]):
         """What was committed last."""
         self._snapped = 0
         """The commit of the last snapshot."""
+        self.noted_seconds = 0.0
+        """For how long was looked, by the last note: more than the last commit says, or less if there is none of it."""
+        self.lineage: dict[int, str] = {}
+        """Digests of the last commits that were resumed from."""
+        self._folded = 0
+        """Up to this commit the sums are taken out."""
         self._swept = 0
         """Up to this commit there is nothing left to sweep that this process could have to do with."""
 
     def resume(self) -> None:
         """Add up what is committed. Raises `StoreAwayError`, `DamagedError`."""
-        total: Total[S] = Total(0, self._algebra.empty())
-        for path in self._store.list(SNAPSHOTS)[-1:]:
-            self._add(total, self._read(path))
-        snapped = total.sequence
-        while later := [path for path in self._store.list(_block(total.sequence + 1)) if _sequence(path) > total.sequence]:
-            for path in later:
-                if _sequence(path) != total.sequence + 1:
-                    raise DamagedError(f"{path}: commit {total.sequence + 1} is missing before it")
-                self._add(total, self._read(path))
-        self.total, self._swept, self._snapped = total, total.sequence, snapped
+        try:
+            found = added_up(self._store, self._algebra, self._test)
+        except FoldedError:  # between the list of snapshots and the commits after them another collector went on: once more
+            found = added_up(self._store, self._algebra, self._test)
+        self.total, self._snapped = found
+        self.lineage = self._lineage()
+        self.noted_seconds = self._noted()
+        self._swept = self.total.sequence
+        # An earlier process may have died while it folded; before that there is nothing left to fold.
+        self._folded = max(0, self._snapped - 2 * KEPT_SNAPSHOTS * SNAPSHOT_EVERY)
+
+    def _lineage(self) -> dict[int, str]:
+        base = self.total.base
+        older = [] if base is None else latest(self._store, base) or [base]
+        known = [*older, *self.total.since]
+        return {commit.sequence: digest for commit in known[-LINEAGE:] if (digest := digest_of(commit)) is not None}
+
+    def _noted(self) -> float:
+        note, committed = read_note(self._store), self.total.progress.observed_seconds
+        if note is None or (note.sequence, note.digest) != (self.total.sequence, self.total.digest):
+            return committed
+        return min(max(note.observed_seconds, committed), committed + IDLE_SECONDS)
+
+    def note(self, observed_seconds: float) -> None:
+        """Write down for how long was looked so far, while there is nothing else to write. Raises `StoreAwayError`."""
+        write_note(self._store, Note(sequence=self.total.sequence, digest=self.total.digest, observed_seconds=observed_seconds))
+        self.noted_seconds = observed_seconds
 
     def commit(self, sealed: Sealed[S]) -> None:
         """
@@ -176,6 +129,7 @@ class Chain(Generic[S]):
 
     def _commit(self, sealed: Sealed[S]) -> None:
         sequence = self.total.sequence + 1
+        after = self._after(sealed) if sequence - self._snapped >= SNAPSHOT_EVERY else None
         commit = Commit(
             sequence=sequence,
             writer=self._writer,
@@ -183,13 +137,25 @@ class Chain(Generic[S]):
             began=sealed.began,
             ended=sealed.ended,
             segment=self._write_segment(sequence, sealed),
-            sums=_told(sealed.sums),
+            sums=told(sealed.sums),
             progress=sealed.progress,
+            previous=self.total.digest,
+            total=None if after is None else content_of(told(after), sealed.progress),
         )
-        self._put(_path(sequence), _written(commit))
-        for name, part in sealed.sums.items():
-            self.total.sums[name].merge(part)
-        self.total.sequence, self.total.progress, self._last = sequence, sealed.progress, sealed
+        commit = sealed_off(commit)
+        self._put(path_of(sequence), written(commit))
+        if after is None:
+            _add(sealed, self.total.sums)
+        else:
+            self.total.sums = after
+        self.total.went_on(commit)
+        self._last = sealed
+
+    def _after(self, sealed: Sealed[S]) -> dict[str, S]:
+        """Return what all will come to with a segment, before it counts."""
+        after = {name: self._algebra.read(part.to_bytes()) for name, part in self.total.sums.items()}
+        _add(sealed, after)
+        return after
 
     def _put(self, path: str, content: bytes) -> None:
         if self._store.put_if_absent(path, content):
@@ -217,14 +183,14 @@ class Chain(Generic[S]):
         may be about to be committed by another process.
         """
         through = self.total.sequence
-        dead = [path for path in self._store.list(PAIRS) if self._swept < _sequence(path) <= through and not self._named(path)]
+        dead = [path for path in self._store.list(PAIRS) if self._swept < sequence_of(path) <= through and not self._named(path)]
         for path in dead:
             self._store.delete(path)
         self._swept = through
         return len(dead)
 
     def _named(self, path: str) -> bool:
-        commit = self._read(_path(_sequence(path)))
+        commit = read_commit(self._store, path_of(sequence_of(path)))
         return commit.segment is not None and commit.segment.path == path
 
     def _write_segment(self, sequence: int, sealed: Sealed[S]) -> SegmentReference | None:
@@ -241,8 +207,6 @@ class Chain(Generic[S]):
             self._snapshot(now)
         except StoreAwayError as error:
             logger.warning("no snapshot after commit %d: %s", self.total.sequence, error)
-        else:
-            self._snapped = self.total.sequence
 
     def _snapshot(self, now: float) -> None:
         total = self.total
@@ -252,52 +216,34 @@ class Chain(Generic[S]):
             test=self._test or "",
             began=now,
             ended=now,
-            sums=_told(total.sums),
+            sums=told(total.sums),
             progress=total.progress,
+            previous=total.digest,
         )
-        self._store.write(f"{SNAPSHOTS}{total.sequence:08d}.json", _written(snapshot))
-        for path in self._store.list(SNAPSHOTS)[:-KEPT_SNAPSHOTS]:
+        write_index(self._store, total.since)
+        self._store.write(snapshot_path(total.sequence), written(sealed_off(snapshot)))
+        self._snapped, total.since = total.sequence, []
+        found = self._store.list(SNAPSHOTS)
+        for path in found[:-KEPT_SNAPSHOTS]:
             self._store.delete(path)
+        if len(found) >= KEPT_SNAPSHOTS:
+            self._fold(sequence_of(found[-KEPT_SNAPSHOTS]))
 
-    def _read(self, path: str) -> Commit:
-        content = self._store.read(path)
-        try:
-            return Commit.model_validate_json(content or b"", by_alias=True, by_name=False, extra="ignore")
-        except ValidationError as error:
-            raise DamagedError(f"{path} is no commit") from error
+    def _fold(self, through: int) -> None:
+        """
+        Take the sums out of commits that every kept snapshot holds: they are most of their bytes, and nobody adds them up again.
 
-    def _add(self, total: Total[S], commit: Commit) -> None:
-        if self._test is not None and commit.test != self._test:
-            raise OtherTestError(
-                f"commit {commit.sequence} is of another test, or of other versions, metrics or another control share: "
-                "give this test a store of its own, or empty this one"
-            )
-        try:
-            for name, told in commit.sums.items():
-                total.sums[name].merge(self._algebra.read(base64.b64decode(told)))
-        except (ValueError, KeyError) as error:
-            message = f"commit {commit.sequence} was written with other settings, or is damaged: {error}"
-            raise DamagedError(message) from error
-        total.sequence, total.progress = commit.sequence, commit.progress
+        The commits themselves stay. They name the segments that count, and hold the keys that a collector which was overtaken in its
+        sleep would otherwise get.
+        """
+        for sequence in range(self._folded + 1, through + 1):
+            with suppress(DamagedError):  # somebody took it away, and nobody needs its sums
+                commit = read_commit(self._store, path_of(sequence))
+                if not commit.folded:
+                    self._store.write(path_of(sequence), written(bare(commit)))
+            self._folded = sequence
 
 
-def _told(sums: Mapping[str, S]) -> dict[str, str]:
-    return {name: base64.b64encode(part.to_bytes()).decode() for name, part in sorted(sums.items())}
-
-
-def _written(commit: Commit) -> bytes:
-    return commit.model_dump_json(by_alias=True).encode()
-
-
-def _block(sequence: int) -> str:
-    return f"{COMMITS}{sequence // BLOCK:05d}/"
-
-
-def _path(sequence: int) -> str:
-    return f"{_block(sequence)}{sequence:08d}.json"
-
-
-def _sequence(path: str) -> int:
-    """Return a commit's, a snapshot's or a segment's number; 0 for what is none of them."""
-    digits = path.rpartition("/")[2][:8]
-    return int(digits) if digits.isascii() and digits.isdecimal() else 0
+def _add(sealed: Sealed[S], sums: dict[str, S]) -> None:
+    for name, part in sealed.sums.items():
+        sums[name].merge(part)

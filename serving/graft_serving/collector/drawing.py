@@ -11,10 +11,12 @@ from hashlib import blake2b
 class Purpose(StrEnum):
     """Streams that must not depend on each other."""
 
+    SHARE = "share"
     ADMISSION = "admission"
     CONTROL = "control"
     ORDER = "order"
     OBSERVE = "observe"
+    PACE = "pace"
 
 
 def place(seed: int, purpose: Purpose, key: str) -> float:

@@ -45,17 +45,24 @@ class Intake:
     """Reads batches and offers what is in them to every lane."""
 
     def __init__(
-        self, lanes: Sequence[tuple[Lane, Callable[[], Numbers]]], room: int, now: Callable[[], float], ready: Callable[[], bool]
+        self,
+        lanes: Sequence[tuple[Lane, Callable[[], Numbers]]],
+        room: int,
+        now: Callable[[], float],
+        ready: Callable[[], bool],
+        contact: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Take what it needs.
 
         `room`: bytes of batches and exchanges that may be in memory. `now`: seconds since 1970. `ready`: what was counted before is known.
+        `contact`: called after each batch that was taken, also one without exchanges.
         """
         self._lanes = lanes
         self._room = room
         self._now = now
         self._ready = ready
+        self._contact = contact
         self._reading = 0
         self.stopping = False
         self.batches: Counter[int] = Counter()
@@ -107,6 +114,7 @@ class Intake:
                 lane.offer(exchange)
             numbers().watch(self._now())
         self.exchanges += len(exchanges)
+        self._contact()
         return web.Response(status=204)
 
 

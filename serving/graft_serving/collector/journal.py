@@ -18,9 +18,11 @@ from typing import Generic, Protocol, TypeVar
 
 from graft_api.collect import Segments
 from graft_serving.backoff import Backoff
-from graft_serving.collector.chain import Chain, Progress, Sealed, Sum
+from graft_serving.collector.chain import IDLE_SECONDS, Chain
+from graft_serving.collector.commits import Progress, Sealed, Sum
 from graft_serving.collector.frames import Exchange
 from graft_serving.collector.numbers import Numbers
+from graft_serving.collector.observed_time import ObservedTime
 from graft_serving.collector.store import StoreAwayError
 from graft_serving.trouble import Trouble
 
@@ -29,6 +31,10 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 REMIND_SECONDS = 60.0
 SWEEP_SECONDS = 3600.0
+STORE = "store"
+"""Without it nothing that is observed is sure to count."""
+CLOCK_LEEWAY_SECONDS = 3600.0
+"""By which a clock may be set forward and is believed at once."""
 
 S = TypeVar("S", bound=Sum)
 
@@ -38,6 +44,10 @@ class Open(Protocol[S]):
 
     size: int
     """Bytes, about."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added."""
 
     def seal(self, began: float, ended: float, progress: Progress) -> Sealed[S]:
         """Return it as it is written. Runs in a thread, once, when nothing is added any more."""
@@ -71,9 +81,9 @@ class Journal(Generic[O]):
         self.clock = clock
         self._settings = settings
         self._opened = opened
-        self._observed = 0.0
+        self.observed = ObservedTime(clock.monotonic)
         self._began = clock.now()
-        self._since = clock.monotonic()
+        self._started = (self._began, clock.monotonic())
         self._full = asyncio.Event()
         self._swapped = asyncio.Event()
         self._committing = asyncio.Lock()
@@ -88,8 +98,8 @@ class Journal(Generic[O]):
         self.numbers = Numbers(progress.numbers)
         self.lost = Counter(progress.lost)
         self.arrived, self.ours = progress.arrived, progress.ours
-        self._observed = progress.observed_seconds
-        self._began, self._since = self.clock.now(), self.clock.monotonic()
+        self.observed.restart(max(progress.observed_seconds, self.chain.noted_seconds))
+        self._began = self.clock.now()
         logger.info("goes on after commit %d", self.chain.total.sequence)
 
     def take(self, exchange: Exchange) -> bool:
@@ -117,12 +127,33 @@ class Journal(Generic[O]):
             await self._swapped.wait()
 
     async def run(self, committed: Callable[[], None]) -> None:
-        """Seal and commit until cancelled; `committed` is called in a thread, after each commit. Raises `FencedError`."""
+        """
+        Seal and commit until cancelled, or note the time where there is nothing else. Raises `FencedError`.
+
+        `committed` is called in a thread, after each of them.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.seconds):
                     await self._full.wait()
-            await self.commit(committed)
+            if self._idle():
+                await self._note(committed)
+            else:
+                await self.commit(committed)
+
+    def _idle(self) -> bool:
+        """Whether a commit would say nothing but the time, and the last one is not long ago. The first one says whose the store is."""
+        known, now = self.chain.total.progress, self.progress()
+        if not self.chain.total.sequence or not self.open.empty or now.observed_seconds - known.observed_seconds > IDLE_SECONDS:
+            return False
+        return now.model_copy(update={"observed_seconds": known.observed_seconds}) == known
+
+    async def _note(self, committed: Callable[[], None]) -> None:
+        """The segment stays open: what comes meanwhile is in it."""
+        async with self._committing:
+            seconds = self.observed.seconds
+            await self._insist(lambda: self.chain.note(seconds))
+            await asyncio.to_thread(committed)
 
     async def commit(self, committed: Callable[[], None]) -> None:
         """Write down what there is. Raises `FencedError`."""
@@ -137,7 +168,7 @@ class Journal(Generic[O]):
         """Return what is settled at this moment."""
         return Progress(
             numbers=self.numbers.state(),
-            observed_seconds=self._observed,
+            observed_seconds=self.observed.seconds,
             lost=dict(self.lost),
             spent=self.spent(),
             arrived=self.arrived,
@@ -146,27 +177,34 @@ class Journal(Generic[O]):
 
     def _seal(self) -> tuple[O, Progress, float, float]:
         """Nothing waits in here: segment and numbers are of one moment."""
-        now, monotonic = self.clock.now(), self.clock.monotonic()
-        self._observed += monotonic - self._since
-        began, self._began, self._since = self._began, now, monotonic
+        now = self.clock.now()
+        began, self._began = self._began, now
         segment, self.open = self.open, self._opened()
         self._full.clear()
         self._swapped.set()
         return segment, self.progress(), began, now
 
     async def _insist(self, act: Callable[[], None]) -> None:
+        began = self.clock.monotonic()
         while True:
             try:
                 await asyncio.to_thread(act)
             except StoreAwayError as error:
                 self.store_away = True
+                self.observed.lacks(STORE, began)
                 self._trouble.met(str(error))
                 await asyncio.sleep(self._backoff.next())
                 continue
             self.store_away = False
+            self.observed.has(STORE)
             self._trouble.over()
             self._backoff.reset()
             return
+
+    def _trusted(self, monotonic: float) -> float:
+        """Return the time, but no more than has passed since the start: a clock that jumps must not make pairs old."""
+        now, started = self.clock.now(), self._started
+        return min(now, started[0] + (monotonic - started[1]) + CLOCK_LEEWAY_SECONDS)
 
     async def _tidy(self) -> None:
         """Once an hour, and after the first commit: what is too old, and what crashes have left behind."""
@@ -178,6 +216,6 @@ class Journal(Generic[O]):
         try:
             await asyncio.to_thread(self.chain.sweep)
             if days:
-                await asyncio.to_thread(self.chain.forget, days, self.clock.now())
+                await asyncio.to_thread(self.chain.forget, days, self._trusted(now))
         except StoreAwayError as error:
             self._trouble.met(str(error))

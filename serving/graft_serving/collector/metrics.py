@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from graft_serving.collector.comparing import Comparing, Equipment
+from graft_api.tee import Dropped
+from graft_serving.collector.comparing import CUT_OFF, INTERNAL, OVERLOAD, SHADOW_AWAY, Comparing, Equipment
+from graft_serving.collector.conversations import BOTH_VERSIONS, CLOSED_EARLY, TOO_LATE, Arm
 from graft_serving.collector.ingest import Intake
+from graft_serving.collector.numbers import CAME_LATE, NEVER_CAME
 from graft_serving.collector.observed import UNIT
 from graft_serving.collector.observing import Observing
 from graft_serving.collector.readings import lost
+from graft_serving.collector.watching import BROKEN, Watching
+
+# Counted from 0 on: for Prometheus a counter that appears as 1 has never grown.
+ANSWERS = (204, 400, 401, 403, 411, 413, 429, 503)
+"""To batches."""
+LOST = (NEVER_CAME, CAME_LATE, OVERLOAD, SHADOW_AWAY, INTERNAL, CUT_OFF, *Dropped)
+LEFT_OUT = (OVERLOAD, INTERNAL, BROKEN, BOTH_VERSIONS, CLOSED_EARLY, TOO_LATE)
 
 
 class IntakeMetrics(Collector):
@@ -23,7 +34,7 @@ class IntakeMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         batches = CounterMetricFamily("graft_collector_batches", "Batches of gateways, by answer.", labels=["code"])
-        for status, count in self._intake.batches.items():
+        for status, count in {**dict.fromkeys(ANSWERS, 0), **self._intake.batches}.items():
             batches.add_metric([str(status)], count)
         yield batches
         yield CounterMetricFamily("graft_collector_exchanges", "Exchanges that came, repeated ones included.", value=self._intake.exchanges)
@@ -42,7 +53,7 @@ class CompareMetrics(Collector):
         """See `Collector`."""
         journal = self._with.journal
         missing = CounterMetricFamily("graft_compare_lost", "Exchanges that were chosen and not compared, by cause.", labels=["cause"])
-        for cause, count in lost(journal.progress(), self._now()).items():
+        for cause, count in {**dict.fromkeys(LOST, 0), **lost(journal.progress(), self._now())}.items():
             missing.add_metric([cause], count)
         yield missing
         yield CounterMetricFamily("graft_compare_duplicates", "Exchanges that came again.", value=self._lane.duplicates)
@@ -78,3 +89,34 @@ class ObservedMetrics(Collector):
                 broken.add_metric([*names, cause], count)
         yield from (answers, right, values, broken)
         yield CounterMetricFamily("graft_observed_duplicates", "Exchanges that came again.", value=self._lane.duplicates)
+        yield GaugeMetricFamily("graft_observed_store_away", "1 while nothing can be written down.", value=float(self._lane.store_away))
+
+
+class WatchMetrics(Collector):
+    """How far the watches of new versions are."""
+
+    def __init__(self, lane: Watching) -> None:
+        self._lane = lane
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        labels = ["domain", "version"]
+        closed = CounterMetricFamily("graft_watch_conversations", "Closed conversations on a version that is watched.", labels=labels)
+        values = CounterMetricFamily("graft_watch_values", "Values of a watched metric.", labels=[*labels, "metric"])
+        opened = GaugeMetricFamily("graft_watch_open_conversations", "Conversations that are not closed yet.", labels=["domain"])
+        missing = CounterMetricFamily("graft_watch_left_out", "What is not counted as it should be, by cause.", labels=["cause"])
+        left_out = Counter(dict.fromkeys(LEFT_OUT, 0))
+        left_out.update(self._lane.left_out)
+        for domain, watch in self._lane.watches.items():
+            versions = {Arm.NEW: watch.task.new, Arm.HELD_BACK: watch.task.held_back}
+            for arm, version in versions.items():
+                closed.add_metric([domain, version], watch.conversations.closed[arm])
+            for (arm, metric), count in watch.values.items():
+                values.add_metric([domain, versions[arm], metric], count)
+            opened.add_metric([domain], watch.conversations.open)
+            left_out.update(watch.conversations.left_out)
+        for cause, count in left_out.items():
+            missing.add_metric([cause], count)
+        yield from (closed, values, opened, missing)
+        seconds = self._lane.observed_seconds
+        yield CounterMetricFamily("graft_watch_observed_seconds", "In which gateways were heard.", value=seconds)

@@ -29,6 +29,7 @@ MARK_SECONDS = 60.0
 """Between two moments of which it is remembered what was numbered then."""
 EARLIER = 1 << 20
 """Numbers from before this collector looked that may still come."""
+NEVER_CAME = "never-came"
 CAME_LATE = "came-late"
 MOST_BOOTS = 256
 SILENT_SECONDS = 120.0
@@ -190,7 +191,7 @@ class Numbers:
         found = Counter(self._past)
         for known in self._boots.values():
             found.update(known.told())
-            found["never-came"] += known.vanished(now)
+            found[NEVER_CAME] += known.vanished(now)
             found[CAME_LATE] += known.late
         return {cause: count for cause, count in sorted(found.items()) if count}
 
@@ -216,7 +217,7 @@ class Numbers:
     def _forget(self, boot: str, now: float) -> None:
         known = self._boots.pop(boot)
         self._past.update(known.told())
-        self._past["never-came"] += known.vanished(now)
+        self._past[NEVER_CAME] += known.vanished(now)
         self._past[CAME_LATE] += known.late
 
 

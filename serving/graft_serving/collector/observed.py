@@ -7,6 +7,7 @@ Values are summed as whole numbers, so that whoever adds up the commits comes to
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -15,13 +16,16 @@ import orjson
 import zstandard
 
 from graft_evaluation.paired.bins import bins_of
-from graft_serving.collector.chain import Algebra, Progress, Sealed, Sum
+from graft_serving.collector.commits import Algebra, Progress, Sealed, Sum
 
 UNIT = 2.0**-20
 """Sums count whole multiples of this."""
 MOST_HOURS = 35 * 24
 """Hours that are added up here; the commits keep all of them."""
 SUM = "observed"
+HOUR_SECONDS = 3600
+COVERED = ""
+"""In place of domain, version and score: a cell whose `units` are the seconds of its hour in which a collector looked."""
 
 
 class Key(NamedTuple):
@@ -118,6 +122,11 @@ class ObservedSegment:
         self.size = 0
         self.sum = ObservedSum()
 
+    @property
+    def empty(self) -> bool:
+        """See `Open`."""
+        return not self.sum.cells
+
     def cell(self, key: Key) -> Cell:
         """Return the cell to count in."""
         if key not in self.sum.cells:
@@ -125,5 +134,16 @@ class ObservedSegment:
         return self.sum.cell(key)
 
     def seal(self, began: float, ended: float, progress: Progress) -> Sealed[Sum]:
-        """See `Open`."""
+        """See `Open`. What it was open for was looked at: with its answers that counts or is lost, too."""
+        for hour, seconds in hours_between(began, ended):
+            self.sum.cell(Key(hour, COVERED, COVERED, COVERED)).units += round(seconds / UNIT)
         return Sealed(began, ended, b"", 0, {SUM: self.sum} if self.sum.cells else {}, progress)
+
+
+def hours_between(began: float, ended: float) -> Iterator[tuple[int, float]]:
+    """Yield hours since 1970 with the seconds of each; of a clock that was set far forward no more than are kept."""
+    last = int(ended // HOUR_SECONDS)
+    for hour in range(max(int(began // HOUR_SECONDS), last - MOST_HOURS), last + 1):
+        seconds = min(ended, (hour + 1) * HOUR_SECONDS) - max(began, hour * HOUR_SECONDS)
+        if seconds > 0:
+            yield hour, seconds

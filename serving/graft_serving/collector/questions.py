@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from graft_api.tee import ExchangeHead
+from graft_evaluation.pairs.sides import Whose
 from graft_evaluation.scorers import transcript
 from graft_serving.gateway.errors import Cause, Refusal
 from graft_serving.gateway.repeatable import repeatable
@@ -22,18 +22,10 @@ BY_NAME = {api.name: api for api in APIS.values()}
 CLIENT_LEFT = 499
 
 
-class Side(StrEnum):
-    """Whose doing an exclusion is."""
-
-    INCUMBENT = "Incumbent"
-    CANDIDATE = "Candidate"
-    BOTH = "Both"
-
-
 class ExcludedError(Exception):
     """An exchange that is no pair."""
 
-    def __init__(self, cause: str, side: Side) -> None:
+    def __init__(self, cause: str, side: Whose) -> None:
         super().__init__(cause)
         self.cause = cause
         self.side = side
@@ -50,6 +42,11 @@ class Question:
     tools: tuple[Mapping[str, Any], ...]
 
     @property
+    def stream(self) -> bool:
+        """Whether the answer is a stream."""
+        return self.asked.stream
+
+    @property
     def path(self) -> str:
         """Where it is posted."""
         return self.asked.api.path
@@ -62,18 +59,18 @@ class Question:
 def check_head(head: ExchangeHead, incumbent: str) -> None:
     """Raises `ExcludedError` for what the head alone says is no pair. The causes are labels: keep them."""
     if head.wanted != incumbent:
-        raise ExcludedError("other-version", Side.BOTH)
+        raise ExcludedError("other-version", Whose.BOTH)
     if head.status == CLIENT_LEFT or head.cause == Cause.CLIENT_GONE:
-        raise ExcludedError("client-left", Side.BOTH)
+        raise ExcludedError("client-left", Whose.BOTH)
     if head.status >= 500 or head.cause is not None:
         # A server of production that fails is no merit of the candidate's: too many of them make the verdict Inconclusive instead.
-        raise ExcludedError("production-failed", Side.INCUMBENT)
+        raise ExcludedError("production-failed", Whose.INCUMBENT)
     if head.version != incumbent:
-        raise ExcludedError("fallback", Side.INCUMBENT)
+        raise ExcludedError("fallback", Whose.INCUMBENT)
     if head.status != 200:
-        raise ExcludedError("request-refused", Side.BOTH)
+        raise ExcludedError("request-refused", Whose.BOTH)
     if head.api not in BY_NAME:
-        raise ExcludedError("unknown-api", Side.BOTH)
+        raise ExcludedError("unknown-api", Whose.BOTH)
 
 
 def read_question(head: ExchangeHead, request: bytes, media_hosts: Collection[str] = ()) -> Question:
@@ -83,7 +80,7 @@ def read_question(head: ExchangeHead, request: bytes, media_hosts: Collection[st
     except ExcludedError:
         raise
     except Exception:  # noqa: BLE001 - clients send what they like; an odd one is no pair, for nobody looked at an answer yet
-        raise ExcludedError("not-replayable", Side.BOTH) from None
+        raise ExcludedError("not-replayable", Whose.BOTH) from None
 
 
 def _question(head: ExchangeHead, request: bytes, media_hosts: Collection[str]) -> Question:
@@ -91,14 +88,14 @@ def _question(head: ExchangeHead, request: bytes, media_hosts: Collection[str]) 
         asked = read_request(BY_NAME[head.api], request, media_hosts)
     except Refusal as refusal:
         cause = {Cause.STATEFUL: "stored-state"}.get(refusal.cause, "not-replayable")
-        raise ExcludedError(cause, Side.BOTH) from None
+        raise ExcludedError(cause, Whose.BOTH) from None
     body = asked.body
     if not repeatable(body):
-        raise ExcludedError("server-tools", Side.BOTH)
+        raise ExcludedError("server-tools", Whose.BOTH)
     if any(isinstance(body.get(name), int) and body[name] > 1 for name in ("n", "best_of")):
-        raise ExcludedError("several-answers", Side.BOTH)
+        raise ExcludedError("several-answers", Whose.BOTH)
     if head.api == "completions" and not isinstance(body.get("prompt"), str):
-        raise ExcludedError("several-answers", Side.BOTH)
+        raise ExcludedError("several-answers", Whose.BOTH)
     turns = _turns(asked)
     text = turns if isinstance(turns, str) else transcript(turns)
     return Question(asked, _opens(turns), text, tuple(_tools(body)))

@@ -8,9 +8,9 @@ from typing import cast
 
 from graft_api.collect import Compare
 from graft_api.comparison import Comparison, Limits
-from graft_evaluation.paired.reading import Moment
+from graft_evaluation.paired.summary import Summary
 from graft_evaluation.pairs import contrasts
-from graft_serving.collector.chain import Progress, Sum, Total
+from graft_serving.collector.commits import Progress, Sum, Total
 from graft_serving.collector.comparing import INTERNAL
 from graft_serving.collector.numbers import NO_LOSS, Numbers
 from graft_serving.collector.segments import PairSum
@@ -24,11 +24,15 @@ def comparison(compare: Compare, total: Total[Sum], scorers: Mapping[str, str], 
 
     `scorers`: metric -> what its author must change. `now`: seconds since 1970.
     """
-    moment = Moment(int(now), total.progress.observed_seconds / 3600)
     sums = {name: cast("PairSum", part).summary for name, part in total.sums.items()}
-    found = contrasts.comparison(sums, compare.limits, moment)
+    found = contrasts.comparison(sums, compare.limits, int(now), total.progress.observed_seconds / 3600)
     told = [*_internal(total.progress, compare.limits), *_invalid(scorers, found, compare.limits)][:MOST_BROKEN]
     return found.model_copy(update={"broken": told, "lost_pairs": lost_pairs(total.progress, now)})
+
+
+def nothing(compare: Compare) -> Comparison:
+    """Return the comparison of a test that nothing was measured in."""
+    return contrasts.comparison({name: Summary(plan) for name, plan in contrasts.plans(compare).items()}, compare.limits, 0, 0.0)
 
 
 def lost(progress: Progress, now: float) -> dict[str, int]:

@@ -6,16 +6,35 @@ from hashlib import blake2b
 from typing import Any
 
 from graft_api.collect import Content, SideLine, Told
-from graft_serving.collector.answers import Side
+from graft_evaluation.pairs.sides import Side
 
 
 class Redactor:
     """Makes lines of answers and requests, with as much of their content as may be kept."""
 
-    def __init__(self, content: Content, key: bytes) -> None:
-        """`key`: of this process, never written down."""
+    def __init__(self, content: Content, key: bytes, pseudonyms: bytes) -> None:
+        """`key`: of this process, never written down. `pseudonyms`: of the test (`pseudonyms.py`)."""
         self._content = content
         self._key = key
+        self._pseudonyms = pseudonyms
+
+    def conversation(self, key: str) -> str:
+        """
+        Return what a conversation is called in the store, of 32 hexadecimal digits.
+
+        The gateway's own key is a hash of how the conversation began: where content is not kept, it must not tell who can guess that.
+        """
+        return key if self._content is Content.FULL else self._pseudonym("conversation", key)
+
+    def request_id(self, request_id: str) -> str:
+        """Return what a request is called: clients choose its name, and may write anything into it."""
+        if self._content is Content.NONE:
+            return ""
+        return request_id if self._content is Content.FULL else self._pseudonym("request", request_id)
+
+    def _pseudonym(self, of: str, name: str) -> str:
+        data = name.encode("utf-8", "surrogatepass")
+        return blake2b(data, digest_size=16, key=self._pseudonyms, person=of.encode()).hexdigest()
 
     def side(self, side: Side) -> SideLine:
         """Return one side of a line."""

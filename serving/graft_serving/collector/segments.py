@@ -15,7 +15,7 @@ from graft_evaluation.paired import wire
 from graft_evaluation.paired.summary import Plan, Summary
 from graft_evaluation.pairs.contrasts import PRODUCTION, add_lines
 from graft_evaluation.pairs.lines import write_line
-from graft_serving.collector.chain import Algebra, Progress, Sealed, Sum
+from graft_serving.collector.commits import Algebra, Progress, Sealed, Sum
 
 LEVEL = 3
 KEPT_BYTES = 2048
@@ -46,7 +46,12 @@ def pair_algebra(plans: dict[str, Plan]) -> Algebra[Sum]:
 
 
 def test_digest(compare: Compare) -> str:
-    """Return what tells one test from all others: itself, its versions, and what is measured of them."""
+    """
+    Return what tells one test from all others: itself, its versions, and what is measured of them.
+
+    Not its share: gateways and collector draw it together, and what is left to the collector changes while a test runs. Either
+    way it is a share of conversations by hash.
+    """
     told = compare.model_dump(mode="json", by_alias=True, include={"uid", "incumbent", "candidate", "metrics", "control_share"})
     return sha256(canonical_json(told)).hexdigest()
 
@@ -63,6 +68,11 @@ class PairSegment:
         self._packer = zstandard.ZstdCompressor(level=LEVEL).compressobj()
         self._packed = bytearray()
 
+    @property
+    def empty(self) -> bool:
+        """See `Open`."""
+        return not self._lines and not self.exclusions
+
     def add(self, line: PairLine) -> None:
         """Take a pair."""
         written = write_line(line)
@@ -76,7 +86,7 @@ class PairSegment:
         return Sealed(began, ended, packed, len(self._lines), self._sums(), progress)
 
     def _sums(self) -> dict[str, Sum]:
-        if not self._lines and not self.exclusions:
+        if self.empty:
             return {}
         found = {name: Summary(plan) for name, plan in self._plans.items()}
         for summary in found.values():

@@ -19,7 +19,10 @@ class Settings:
     """Of one process."""
 
     identity: Identity
+    file: Path
+    """Where it is said what is to be measured, as it was at the last look of the kubelet."""
     measuring: CollectorSettings
+    """As it was at the start. Of it `watches` alone change without another process."""
     host: str
     port: int
     health_port: int
@@ -34,6 +37,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
     file = Path(environ.get("GRAFT_COLLECTOR_SETTINGS", f"{COLLECTOR_DIRECTORY}/{SETTINGS_KEY}"))
     return Settings(
         identity=identity_from(environ),
+        file=file,
         measuring=read_settings(file),
         host=environ.get("GRAFT_COLLECTOR_HOST", "0.0.0.0"),  # noqa: S104 - gateways are on other pods
         port=whole_number(environ, "GRAFT_COLLECTOR_PORT", COLLECTOR_PORT),
@@ -47,11 +51,16 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 def read_settings(file: Path) -> CollectorSettings:
     """Return what is to be measured. Raises `MissingSetting`."""
     try:
-        # The operator may be newer; what it says beyond what is known here is of no use here.
-        return parse(CollectorSettings, json.loads(file.read_bytes()), from_newer=True)
+        return parsed(file.read_bytes())
     except OSError as error:
         raise MissingSetting(f"{file}: {error.strerror}") from error
     except Invalid as invalid:
         raise MissingSetting(f"{file}: {invalid}") from invalid
     except ValueError as error:
         raise MissingSetting(f"{file} is no JSON") from error
+
+
+def parsed(document: bytes | str) -> CollectorSettings:
+    """Return what a document says. Raises `Invalid`, and ValueError for what is no JSON."""
+    # The operator may be newer; what it says beyond what is known here is of no use here.
+    return parse(CollectorSettings, json.loads(document), from_newer=True)

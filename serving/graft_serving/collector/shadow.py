@@ -17,8 +17,9 @@ from graft_api.collect import Shadow
 from graft_api.dataplane import NOT_STARTED_HEADER
 from graft_api.tee import ExchangeHead
 from graft_evaluation.paired.outcomes import Answer
+from graft_evaluation.pairs.sides import Said, Side
 from graft_serving.backoff import Backoff
-from graft_serving.collector.answers import Said, Side, read_answer
+from graft_serving.collector.answers import read_answer
 from graft_serving.collector.questions import Question
 from graft_serving.gateway.upstream import Broken, Connection, Connections, NotConnected, TimedOut
 
@@ -27,8 +28,17 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 
 
+OUTAGE_TRIES = 3
+"""So many failed tries in a row, one after another, are an outage: a server that lost one connection is as warm as before."""
+
+
 class AwayError(Exception):
     """The shadow did not begin: nothing is known of the version. The message says why."""
+
+    def __init__(self, why: str, *, told: bool = False) -> None:
+        """`told`: its door itself said so."""
+        super().__init__(why)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Reply:
 
     side: Side
     status: int
+    """0: no whole answer came."""
     body: bytes
 
 
@@ -117,11 +128,11 @@ def _told(head: ExchangeHead) -> list[tuple[str, str]]:
 def _check_begun(status: int, headers: dict[str, str], body: bytes, version: str) -> None:
     """Raises `AwayError` for an answer by which no version has answered."""
     if NOT_STARTED_HEADER in headers:
-        raise AwayError("its server is not up")
+        raise AwayError("its server is not up", told=True)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise AwayError(f"its door refuses this collector ({status})")
+        raise AwayError(f"its door refuses this collector ({status})", told=True)
     if status == HTTPStatus.NOT_FOUND and f"The model `{version}` does not exist".encode() in body:
-        raise AwayError(f"it does not have {version}")
+        raise AwayError(f"it does not have {version}", told=True)
 
 
 class GivenUpError(Exception):
@@ -131,21 +142,29 @@ class GivenUpError(Exception):
 class Gate:
     """Open while the shadow can be asked. While it is shut one question at a time tries."""
 
-    def __init__(self, backoff: Backoff) -> None:
-        """`backoff`: between two tries."""
+    def __init__(self, backoff: Backoff, changed: Callable[[bool], None] = lambda _: None) -> None:
+        """`backoff`: between two tries. `changed` is told whether it is open, each time."""
         self._backoff = backoff
+        self._changed = changed
         self._trying = asyncio.Lock()
+        self._tries = 0
+        """That failed since it shut."""
+        self._outage = False
         self.away: str | None = None
         """Why it is shut."""
         self.returns = 0
-        """How often it came up."""
+        """How often it came up after an outage, cold."""
 
     async def ask(self, question: Callable[[], Awaitable[Reply]], expired: Callable[[], bool]) -> Reply:
         """Ask, again and again until the shadow has begun to answer. Raises `GivenUpError` once `expired` says so while it is shut."""
         while True:
             if self.away is None:
                 with suppress(AwayError):
-                    return await self._asked(question)
+                    reply = await self._asked(question)
+                    # Others may have found the server away meanwhile; an answer that broke off or never came does not say that it is back.
+                    if reply.status:
+                        self._open()
+                    return reply
             async with self._trying:
                 # Whoever had the lock before may have found it up: then all who wait go on at once, beside each other.
                 if self.away is None:
@@ -153,26 +172,32 @@ class Gate:
                 if expired():
                     raise GivenUpError
                 with suppress(AwayError):
-                    return await self._asked(question)
+                    reply = await self._asked(question)
+                    self._open()
+                    return reply
+                self._tries += 1
                 await asyncio.sleep(self._backoff.next())
 
     async def _asked(self, question: Callable[[], Awaitable[Reply]]) -> Reply:
         try:
-            reply = await question()
+            return await question()
         except AwayError as error:
-            self._shut(str(error))
+            self._shut(error)
             raise
-        self._open()
-        return reply
 
-    def _shut(self, why: str) -> None:
-        if self.away != why:
-            logger.warning("the shadow server cannot be asked: %s; it is tried again", why)
-        self.away = why
+    def _shut(self, error: AwayError) -> None:
+        if self.away != str(error):
+            logger.warning("the shadow server cannot be asked: %s; it is tried again", error)
+        if self.away is None:
+            self._changed(False)
+        self.away = str(error)
+        self._outage |= error.told
 
     def _open(self) -> None:
         if self.away is not None:
             logger.info("the shadow server answers")
             self.away = None
-            self.returns += 1
+            self.returns += self._outage or self._tries >= OUTAGE_TRIES
+            self._tries, self._outage = 0, False
             self._backoff.reset()
+            self._changed(True)

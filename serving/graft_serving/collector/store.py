@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from graft_runtime.store import Problem, read_credentials
 
+BYTES = "application/octet-stream"
+
 
 class StoreAwayError(Exception):
     """The store did not do it; another try may help, or another setting of it."""
@@ -24,8 +26,8 @@ class Store(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return an object, or None."""
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write an object, over one that is there."""
+    def write(self, path: str, content: bytes, content_type: str = BYTES) -> None:
+        """Write an object, over one that is there. A browser that reads it is told the type, by a store that knows types."""
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
         """Return whether the object is there now and was not before; of several writers one is told so."""
@@ -34,13 +36,21 @@ class Store(Protocol):
         """Remove an object, if it is there."""
 
 
-def open_store(uri: str, credentials: Path) -> Store:
-    """Return the store at `uri` (`s3://bucket/folder` or `file:///folder`). Nothing is asked of it yet. Raises `StoreAwayError`."""
+CONNECTIONS = 2
+"""Of a lane."""
+
+
+def open_store(uri: str, credentials: Path, connections: int = CONNECTIONS) -> Store:
+    """
+    Return the store at `uri` (`s3://bucket/folder` or `file:///folder`). Nothing is asked of it yet. Raises `StoreAwayError`.
+
+    `connections`: that are kept open.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme == "s3":
-        return S3Store(uri, credentials)
+        return S3Store(uri, credentials, connections)
     raise StoreAwayError(f"{uri}: only s3:// and file:// can be written")
 
 
@@ -64,7 +74,7 @@ class FolderStore:
         except OSError as error:
             raise StoreAwayError(f"{path}: {error.strerror}") from error
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, content_type: str = BYTES) -> None:
         """See `Store`."""
         try:
             self._written(path, content).replace(self._root / path)
@@ -103,12 +113,12 @@ class FolderStore:
 class S3Store:
     """A folder of an S3 store."""
 
-    def __init__(self, uri: str, credentials: Path) -> None:
+    def __init__(self, uri: str, credentials: Path, connections: int = CONNECTIONS) -> None:
         from graft_runtime.s3 import S3Folder, S3Limits  # noqa: PLC0415 - file:// needs no S3 client
 
         # More retries would only hold up the lane's own, which say why they wait.
-        limits = S3Limits(retries=2, pause=0.2, longest_pause=1, obey_retry_after=False, connect=5, read=30, connections=2)
-        self._folder = S3Folder(uri, read_credentials(credentials, _away), limits, _away)
+        limits = S3Limits(retries=2, pause=0.2, longest_pause=1, obey_retry_after=False, connect=5, read=30, connections=connections)
+        self._folder = S3Folder(uri, read_credentials(credentials, away), limits, away)
 
     def list(self, prefix: str) -> list[str]:
         """See `Store`."""
@@ -118,9 +128,9 @@ class S3Store:
         """See `Store`."""
         return self._folder.read(path)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, content_type: str = BYTES) -> None:
         """See `Store`."""
-        self._folder.write(path, content)
+        self._folder.write(path, content, content_type)
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
         """See `Store`. Where the store knows no conditions it is asked before, and two writers at once are not told apart."""
@@ -137,5 +147,6 @@ class S3Store:
         self._folder.delete(path)
 
 
-def _away(problem: Problem, message: str) -> StoreAwayError:
+def away(problem: Problem, message: str) -> StoreAwayError:
+    """Return what this store did not do as its users know it."""
     return StoreAwayError(f"{problem.name}: {message}")

@@ -7,7 +7,8 @@ aiohttp begins and ends the answer; the chunks in between are framed here, strai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -74,10 +75,18 @@ class ClientStream:
                 self._mirrored.keep(data)
 
     async def caught_up(self, seconds: float) -> None:
-        """Wait for the client. Raises ConnectionResetError if it takes nothing for too long: it would keep its version in use for ever."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._writer.drain()
-        except TimeoutError:
-            self._transport.abort()
-            raise ConnectionResetError from None
+        """Wait for the client. Raises ConnectionResetError if it takes nothing for too long."""
+        async with taken_within(seconds, self._transport):
+            await self._writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def taken_within(seconds: float, transport: asyncio.Transport | None) -> AsyncIterator[None]:
+    """Give a client so long to take what is written within. Raises ConnectionResetError: it would keep its version in use for ever."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        if transport is not None:
+            transport.abort()
+        raise ConnectionResetError from None

@@ -31,16 +31,21 @@ def cumulative_weights(arms: Sequence[Arm]) -> tuple[int, ...]:
     return tuple(accumulate(arm.weight for arm in arms))
 
 
-def arm_index(salt: str, key: bytes, cumulative: Sequence[int]) -> int:
+def salt_key(salt: str) -> bytes:
+    """Return what a route's or a sample's salt is to the hash."""
+    return blake2b(salt.encode(), digest_size=32).digest()
+
+
+def arm_index(salt: bytes, key: bytes, cumulative: Sequence[int]) -> int:
     """
-    Return which arm the conversation is on.
+    Return which arm the conversation is on. `salt` is a `salt_key`.
 
     A point in [0, sum of weights) that is uniform over conversations. Whoever makes the first arm wider moves conversations to it
     and none away from it.
     """
     if len(cumulative) == 1:
         return 0
-    point = int.from_bytes(blake2b(key, digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest()).digest(), "big")
+    point = int.from_bytes(blake2b(key, digest_size=8, key=salt).digest(), "big")
     return bisect_right(cumulative, point * cumulative[-1] >> 64)
 
 
@@ -60,7 +65,7 @@ class Sample:
 
 def sample_of(measuring: Measuring) -> Sample:
     """Return the sample that the routes ask for."""
-    return Sample(blake2b(measuring.salt.encode(), digest_size=32).digest(), measuring.share)
+    return Sample(salt_key(measuring.salt), measuring.share)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from graft_api.dataplane import BASE_NAME
+from graft_api.fleet import Trip
 from graft_api.routes import Routes
 from graft_api.tee import Tee
 from graft_serving.gateway.access import AccessLog
@@ -29,6 +31,7 @@ from graft_serving.gateway.tee import ExchangeTee
 from graft_serving.gateway.tee_metrics import TeeMetrics
 from graft_serving.gateway.tee_queue import TeeQueue
 from graft_serving.gateway.tee_sender import TeeSender
+from graft_serving.gateway.trip_wires import TripWires
 from graft_serving.gateway.upstream import Connections
 from graft_serving.rotated_file import token_file
 
@@ -62,10 +65,11 @@ class DataPath:
     connections: Connections
     bodies: HeldBytes
     tee: Mirroring
+    wires: TripWires
 
     def apply(self, routes: Routes) -> None:
         """Route every later request by `routes`."""
-        self.relay.apply(compile_table(routes))
+        self.relay.apply(self.wires.apply(compile_table(routes)))
         self.pods.balance(routes.gateway.balancing)
         self.tee.apply(routes.tee)
 
@@ -97,12 +101,18 @@ class DataPath:
 
 
 def build_data_path(
-    settings: Settings, random: Random, boot: str, clock: Callable[[], float] = time.monotonic, observers: Sequence[Observer] = ()
+    settings: Settings,
+    random: Random,
+    boot: str,
+    clock: Callable[[], float] = time.monotonic,
+    observers: Sequence[Observer] = (),
+    news: Callable[[], None] = lambda: None,
 ) -> DataPath:
     """
     Wire one gateway's data path.
 
-    `boot` is this process's own; `clock` counts seconds, as the event loop's does; `observers` are told of every request's end.
+    `boot` is this process's own; `clock` counts seconds, as the event loop's does; `observers` are told of every request's end, and
+    `news` is called when a version was taken out.
     """
     connections = Connections(settings.connect_seconds)
     pods = Pods(clock, random, removed=connections.forget)
@@ -111,10 +121,21 @@ def build_data_path(
     passing = Passing(pods, connections, token_file(settings.door_token_file).read, clock)
     tee = build_tee(settings, random, boot, clock)
     relay = Relay(pods, passing, metrics, tee.exchanges, clock)
+    wires = build_trip_wires(relay, pods, metrics, clock, news)
     keys = ApiKeys(settings.keys_directory)
     bodies = HeldBytes(settings.memory_bytes)
-    server = GatewayServer(relay, keys, (metrics, access, tee.exchanges, *observers), clock, random, bodies)
-    return DataPath(settings, pods, relay, server, keys, metrics, access, connections, bodies, tee)
+    server = GatewayServer(relay, keys, (metrics, access, tee.exchanges, wires, *observers), clock, random, bodies)
+    return DataPath(settings, pods, relay, server, keys, metrics, access, connections, bodies, tee, wires)
+
+
+def build_trip_wires(relay: Relay, pods: Pods, metrics: GatewayMetrics, clock: Callable[[], float], news: Callable[[], None]) -> TripWires:
+    """Wire what takes versions out."""
+
+    def tripped(trip: Trip) -> None:
+        metrics.tripped(trip.domain)
+        news()
+
+    return TripWires(relay.replace, lambda: BASE_NAME in pods.reach(), tripped, clock, time.time)
 
 
 def build_tee(settings: Settings, random: Random, boot: str, clock: Callable[[], float]) -> Mirroring:

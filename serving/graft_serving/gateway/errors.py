@@ -50,6 +50,8 @@ class Cause(StrEnum):
     """The connection broke after something was sent."""
     FIRST_BYTE_TIMEOUT = "first-byte-timeout"
     IDLE_TIMEOUT = "idle-timeout"
+    ABORTED = "aborted"
+    """The version was rolled back with `inFlight: Abort`."""
     CLIENT_GONE = "client-gone"
     UPSTREAM_ERROR = "upstream-error"
     """vLLM answered 5xx; its answer was passed on."""

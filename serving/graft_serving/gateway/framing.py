@@ -109,6 +109,10 @@ def _hexadecimal(text: bytes) -> int:
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     """Return status and headers (names in lower case; of repeated ones the last). Raises ValueError."""
     lines = head.decode("latin-1").split("\r\n")
+    if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
+        raise ValueError("a line break within a line")  # a client would read it as two headers
+    if b"\0" in head:
+        raise ValueError("not a head")
     status_line = lines[0]
     if not status_line.startswith(("HTTP/1.1 ", "HTTP/1.0 ")) or not status_line[9:12].isdecimal():
         raise ValueError("not a status line")

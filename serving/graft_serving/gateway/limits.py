@@ -17,9 +17,14 @@ VALUE_BYTES = 64
 """What Python takes for one value of a parsed body, at least: an empty list or a short string with its place in its parent."""
 
 
+def most_values(raw: bytes) -> int:
+    """Return how many JSON values a body may have at the most: what stands before one, within texts, too."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def parsed_bytes(raw: bytes) -> int:
-    """Return what a body's values may take beside its own bytes once it is parsed. Punctuation within texts counts, too."""
-    return VALUE_BYTES * (raw.count(b",") + raw.count(b"[") + raw.count(b"{"))
+    """Return what a body's values may take beside its own bytes once it is parsed."""
+    return VALUE_BYTES * most_values(raw)
 
 
 class HeldBytes:

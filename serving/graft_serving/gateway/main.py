@@ -2,6 +2,7 @@
 The gateway process, top to bottom: the one place where its parts are put together.
 
     routes   mounted file, API server -> data path (at once, whole) -> acknowledged to the operator
+             what a new version's hard limits take out -> data path (at once, by itself) -> reported to the operator
     pods     EndpointSlices, then each pod's agent -> data path
     clients  -> data path -> a pod's door
                           -> queue -> the endpoint's collector, for what is measured
@@ -85,12 +86,13 @@ def compose(config: GatewayConfig, api: ApiServer | None, random: Random) -> Pro
     """Wire one gateway."""
     identity, settings = config.identity, config.settings
     boot = uuid4().hex
-    data_path = build_data_path(settings, random, boot)
+    operator = operator_client(identity, random)
+    changed = operator.changed if operator else _nobody
+    data_path = build_data_path(settings, random, boot, news=changed)
     routes = RoutesSource(identity.namespace, identity.endpoint, identity.routes_directory, api)
     discovery = Discovery(data_path.pods, token_file(settings.door_token_file), random)
     source = pod_source(config, api)
-    operator = operator_client(identity, random)
-    reporter = Reporter(boot, Traffic(data_path.in_flight, data_path.pods.reach), operator.changed if operator else _nobody)
+    reporter = Reporter(boot, Traffic(data_path.in_flight, data_path.pods.reach, data_path.wires.trips), changed)
     health = health_server(settings, routes, discovery, data_path, reporter)
 
     def apply(newer: Routes) -> None:
@@ -114,6 +116,7 @@ def compose(config: GatewayConfig, api: ApiServer | None, random: Random) -> Pro
         Service("clients", clients, drain),
         Service("access log", data_path.access.run),
         Service("tee", data_path.tee.sender.run),
+        Service("trip wires", data_path.wires.run),
         Service("reporter", reporter.run),
         Service("health", health.run),
     ]

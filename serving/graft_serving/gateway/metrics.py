@@ -8,16 +8,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from graft_serving.gateway.errors import Cause
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.pods import Pod
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _SERIES = ["domain", "version"]
+RETRIED = (Cause.UNREACHABLE, Cause.DOOR_REFUSED, Cause.NOT_STARTED, Cause.VERSION_MISSING)
+TROUBLES = (
+    *RETRIED,
+    Cause.BROKEN,
+    Cause.FIRST_BYTE_TIMEOUT,
+    Cause.IDLE_TIMEOUT,
+    Cause.ABORTED,
+    Cause.CLIENT_GONE,
+    Cause.UPSTREAM_ERROR,
+    Cause.INTERNAL,
+)
+"""Of requests that a pod was asked for. Counted from 0 on: one that appears as 1 has never grown, for Prometheus."""
 
 
 class Histogram:
@@ -61,8 +74,8 @@ class Series:
     def __init__(self) -> None:
         self.in_flight = 0
         self.answers: Counter[tuple[str, int]] = Counter()
-        self.troubles: Counter[str] = Counter()
-        self.retries: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter(dict.fromkeys(TROUBLES, 0))
+        self.retries: Counter[str] = Counter(dict.fromkeys(RETRIED, 0))
         self.tokens_in = 0
         self.tokens_out = 0
         self.bytes_out = 0
@@ -94,6 +107,7 @@ class GatewayMetrics(Collector):
         self._fallbacks: Counter[str] = Counter()
         """By domain, and of none forgotten: a sum over series that are forgotten would fall."""
         self._refused: Counter[tuple[str, str, int, str]] = Counter()
+        self._trips: Counter[str] = Counter()
         self._log_lines_dropped = 0
 
     def series(self, domain: str, version: str) -> Series:
@@ -111,13 +125,26 @@ class GatewayMetrics(Collector):
         elif exchange.cause is not None:
             self._refused[exchange.domain, exchange.api, exchange.status, exchange.cause] += 1
 
+    def tripped(self, domain: str) -> None:
+        """Count a version that was taken out by its hard limit."""
+        self._trips[domain] += 1
+
     def dropped_log_lines(self, count: int) -> None:
         """Count lines that the access log could not write."""
         self._log_lines_dropped += count
 
-    def keep(self, versions: frozenset[str], domains: Iterable[str]) -> None:
-        """Forget what is of the past: otherwise every adapter that ever served stays for ever."""
+    def keep(self, versions: frozenset[str], domains: Mapping[str, Sequence[str]]) -> None:
+        """
+        Begin with what may be asked for, and forget what is of the past: otherwise every adapter that ever served stays for ever.
+
+        `domains`: versions that conversations are on, by domain.
+        """
         known = frozenset(domains)
+        for domain, routed in domains.items():
+            self._fallbacks[domain] += 0
+            self._trips[domain] += 0
+            for version in routed:
+                self.series(domain, version)
         self._series = {
             names: series for names, series in self._series.items() if series.in_flight or (names[0] in known and names[1] in versions)
         }
@@ -137,6 +164,7 @@ class GatewayMetrics(Collector):
         fallbacks = CounterMetricFamily(
             "graft_gateway_fallbacks", "Requests that the base model served in an adapter's place.", labels=["domain"]
         )
+        trips = CounterMetricFamily("graft_gateway_trips", "Versions that were taken out by their hard limit.", labels=["domain"])
         refused = CounterMetricFamily(
             "graft_gateway_refused", "Requests that no pod was asked for.", labels=["domain", "api", "code", "cause"]
         )
@@ -149,9 +177,11 @@ class GatewayMetrics(Collector):
                 retries.add_metric([*names, cause], count)
         for domain, count in self._fallbacks.items():
             fallbacks.add_metric([domain], count)
+        for domain, count in self._trips.items():
+            trips.add_metric([domain], count)
         for (domain, api, status, cause), count in self._refused.items():
             refused.add_metric([domain, api, str(status), cause], count)
-        return requests, troubles, retries, fallbacks, refused
+        return requests, troubles, retries, fallbacks, trips, refused
 
     def _measured(self) -> Iterable[Metric]:
         seconds = HistogramMetricFamily("graft_gateway_request_seconds", "From a request to the end of its answer.", labels=_SERIES)
@@ -174,7 +204,7 @@ class GatewayMetrics(Collector):
         under_way = GaugeMetricFamily("graft_gateway_pod_outstanding", "Requests of this gateway under way on a pod.", labels=["pod"])
         avoided = GaugeMetricFamily("graft_gateway_pod_circuit_open", "1 while a pod is avoided because it kept failing.", labels=["pod"])
         for pod in self._pods():
-            under_way.add_metric([pod.name], sum(pod.outstanding.values()))
+            under_way.add_metric([pod.name], pod.under_way)
             avoided.add_metric([pod.name], float(pod.breaker.is_open))
         dropped = CounterMetricFamily("graft_gateway_log_lines_dropped", "Access log lines that standard output was too slow for.")
         dropped.add_metric([], self._log_lines_dropped)

@@ -7,8 +7,8 @@ nothing is tried again; what breaks then is said within the stream, in the clien
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import NamedTuple
 
 import orjson
@@ -16,13 +16,14 @@ from aiohttp import web
 
 from graft_api.dataplane import NOT_STARTED_HEADER, SERVED_BY_HEADER
 from graft_api.routes import GatewayLimits
-from graft_serving.gateway.client_stream import BEHIND_BYTES, ClientStream
+from graft_serving.gateway.client_stream import BEHIND_BYTES, ClientStream, taken_within
 from graft_serving.gateway.errors import Cause, Dialect, Refusal, error_object
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.pods import Pod, Pods
 from graft_serving.gateway.requests import Api, Asked
 from graft_serving.gateway.sse import EventStream, EventTooLong, Renaming, Usage
-from graft_serving.gateway.upstream import Answer, Broken, Connection, Connections, NotConnected, TimedOut
+from graft_serving.gateway.upstream import Aborted, Answer, Broken, Connection, Connections, NotConnected, TimedOut
+from graft_serving.gateway.whole_answer import WholeAnswer
 
 TOKEN_SECONDS = 1.0
 """So old the door's token may be before its file is looked at again."""
@@ -64,6 +65,17 @@ class Passing:
         self._token = ""
         self._token_until = 0.0
         self._renamings: dict[tuple[str, str], Renaming] = {}
+        self._under_way: dict[Connection, Exchange] = {}
+        self._aborted: frozenset[tuple[str, str]] = frozenset()
+
+    def abort(self, aborted: frozenset[tuple[str, str]]) -> None:
+        """End what is under way on these versions, as (domain, version), and what is about to be: it may still wait for a connection."""
+        self._aborted = aborted
+        if not aborted:
+            return
+        for connection, exchange in self._under_way.items():
+            if (exchange.domain, exchange.version) in aborted:
+                connection.break_off()
 
     async def attempt(self, passage: Passage, pod: Pod) -> web.StreamResponse:
         """Ask one pod. Raises `NotStarted` or `Refusal`."""
@@ -72,12 +84,17 @@ class Passing:
         except NotConnected:
             pod.breaker.failed(self._clock())
             raise NotStarted(Cause.UNREACHABLE) from None
+        exchange = passage.exchange
+        self._under_way[connection] = exchange
         try:
+            if self._aborted and (exchange.domain, exchange.version) in self._aborted:
+                raise _taken_out()
             answer = await self._send(passage, pod, connection)
             if answer.headers.get("content-type", "").startswith("text/event-stream") and answer.status == 200:
                 return await self._stream(passage, connection, answer)
             return await self._whole(passage, pod, connection, answer)
         finally:
+            del self._under_way[connection]
             connection.done()
 
     async def _send(self, passage: Passage, pod: Pod, connection: Connection) -> Answer:
@@ -86,6 +103,8 @@ class Passing:
         head = self._head(passage, pod, len(body))
         try:
             answer = await connection.send(head, body, passage.limits.first_byte_seconds)
+        except Aborted:
+            raise _taken_out() from None
         except (Broken, TimedOut) as error:
             pod.breaker.failed(self._clock())
             raise _broken_off(error, first=True) from None
@@ -154,7 +173,7 @@ class Passing:
             while part := await connection.read(passage.limits.idle_seconds):
                 exchange.first_byte = exchange.first_byte or self._clock()
                 parts.append(part)
-        except (Broken, TimedOut) as error:
+        except (Aborted, Broken, TimedOut) as error:
             raise _broken_off(error, first=False) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -177,9 +196,12 @@ class Passing:
         if exchange.mirrored is not None:
             exchange.mirrored.keep(body)
         headers = _headers(passage, answer)
+        if not body:
+            return web.Response(status=answer.status, headers=headers)
         if len(body) > BEHIND_BYTES:
             return await send_long(passage, web.StreamResponse(status=answer.status, headers=headers), body)
-        return web.Response(body=body, status=answer.status, headers=headers)
+        headers["Date"] = answer.headers.get("date") or formatdate(usegmt=True)
+        return WholeAnswer(answer.status, headers, body)
 
     async def _stream(self, passage: Passage, connection: Connection, answer: Answer) -> web.StreamResponse:
         exchange = passage.exchange
@@ -195,7 +217,7 @@ class Passing:
         try:
             await _pour(connection, client, passage.limits.idle_seconds)
             exchange.cause = Cause.UPSTREAM_ERROR if events.failed else None
-        except (Broken, TimedOut, EventTooLong) as error:
+        except (Aborted, Broken, TimedOut, EventTooLong) as error:
             refusal = _broken_off(error, first=False)
             exchange.cause = refusal.cause
             client.send(error_event(passage.asked.api, refusal))
@@ -215,18 +237,13 @@ async def send_long(passage: Passage, response: web.StreamResponse, body: bytes)
         response.force_close()
     await response.prepare(passage.request)
     for start in range(0, len(body), BEHIND_BYTES):
-        try:
-            async with asyncio.timeout(passage.limits.idle_seconds):
-                await response.write(body[start : start + BEHIND_BYTES])
-        except TimeoutError:
-            if passage.request.transport is not None:
-                passage.request.transport.abort()
-            raise ConnectionResetError from None
+        async with taken_within(passage.limits.idle_seconds, passage.request.transport):
+            await response.write(body[start : start + BEHIND_BYTES])
     return response
 
 
 async def _pour(connection: Connection, client: ClientStream, idle_seconds: float) -> None:
-    """Pass a stream on to its end; the pod waits for a client that is behind. Raises `Broken`, `TimedOut`, `EventTooLong`."""
+    """Pass a stream on to its end; the pod waits for a client that is behind. Raises `Aborted`, `Broken`, `TimedOut`, `EventTooLong`."""
     while not await connection.pour(client.take, idle_seconds):
         if client.broken is None:
             await client.caught_up(idle_seconds)
@@ -250,7 +267,13 @@ def _message(body: bytes) -> str:
     return message if isinstance(message, str) else ""
 
 
+def _taken_out() -> Refusal:
+    return Refusal(503, Cause.ABORTED, "the version that was to answer has been taken out of service; ask again", retry_after=1)
+
+
 def _broken_off(error: Exception, *, first: bool) -> Refusal:
+    if isinstance(error, Aborted):
+        return _taken_out()
     if isinstance(error, TimedOut):
         if first:
             return Refusal(504, Cause.FIRST_BYTE_TIMEOUT, "the model server has not begun to answer in time", retry_after=1)

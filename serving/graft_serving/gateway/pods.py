@@ -22,7 +22,7 @@ _MASK = (1 << 64) - 1
 class Pod:
     """One server pod, as this gateway sees it."""
 
-    __slots__ = ("address", "breaker", "name", "outstanding", "seed", "serving", "versions")
+    __slots__ = ("address", "breaker", "name", "outstanding", "seed", "serving", "under_way", "versions")
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
@@ -32,20 +32,23 @@ class Pod:
         self.versions: frozenset[str] = frozenset()
         self.outstanding: dict[str, int] = {}
         """Requests under way, by version. Absent: none."""
+        self.under_way = 0
         self.breaker = Breaker()
         self.seed = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
     def load(self, version: str) -> tuple[int, int]:
         """Return what orders pods: all that is under way there, then what is of this version."""
-        return sum(self.outstanding.values()), self.outstanding.get(version, 0)
+        return self.under_way, self.outstanding.get(version, 0)
 
     def started(self, version: str, now: float) -> None:
         """A request goes there."""
+        self.under_way += 1
         self.outstanding[version] = self.outstanding.get(version, 0) + 1
         self.breaker.started(now)
 
     def finished(self, version: str) -> None:
         """It ended, however."""
+        self.under_way -= 1
         left = self.outstanding[version] - 1
         if left:
             self.outstanding[version] = left
@@ -112,11 +115,10 @@ class Pods:
         least = min(loads)
         return self._random.choice([pod for pod, load in zip(usable, loads, strict=True) if load == least])
 
-    def _affine(self, usable: Sequence[Pod], version: str, key: bytes) -> Pod:
-        loads = [pod.load(version)[0] for pod in usable]
-        bound = max(OVERLOAD * (sum(loads) + 1) / len(loads), OVERLOAD_FLOOR)
+    def _affine(self, usable: Sequence[Pod], _: str, key: bytes) -> Pod:
+        bound = max(OVERLOAD * (sum([pod.under_way for pod in usable]) + 1) / len(usable), OVERLOAD_FLOOR)
         number = int.from_bytes(key[:8], "big")
-        roomy = [pod for pod, load in zip(usable, loads, strict=True) if load < bound]
+        roomy = [pod for pod in usable if pod.under_way < bound]
         return max(roomy, key=lambda pod: _mixed(number ^ pod.seed))
 
     def _index(self) -> None:

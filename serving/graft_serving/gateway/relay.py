@@ -42,9 +42,15 @@ class Relay:
         self._in_flight: Counter[str] = Counter()
 
     def apply(self, table: RoutingTable) -> None:
-        """Route every later request by `table`."""
+        """Route every later request by `table`, and end what is under way on versions that it aborts."""
         self.table = table
-        self._metrics.keep(table.versions, table.aliases)
+        self._metrics.keep(table.versions, {name: alias.versions for name, alias in table.aliases.items()})
+        self._passing.abort(table.aborted)
+
+    def replace(self, alias: Alias) -> None:
+        """Route every later request for that name by this alias, until other routes are applied."""
+        if self.table is not None:
+            self.table = self.table.replacing(alias)
 
     def in_flight(self) -> dict[str, int]:
         """Return how many requests are under way by version, `base` included. Absent: none."""

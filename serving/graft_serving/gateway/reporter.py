@@ -1,24 +1,27 @@
 """
-What this gateway tells the operator: by which revision it routes, what is under way, what it can reach.
+What this gateway tells the operator: by which revision it routes, what is under way, what it can reach, what it has taken out.
 
 The operator unloads a version when every gateway has acknowledged routes without it and has nothing of it in flight. So those
-two moments are reported at once; everything else can wait for the next regular report.
+two moments are reported at once, and so is a version that this gateway takes out by itself; everything else can wait for the next
+regular report.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft_api.dataplane import BASE_NAME
-from graft_api.fleet import GatewayReport
+from graft_api.fleet import GatewayReport, Trip
 from graft_api.routes import Routes
 
 LOOK_SECONDS = 0.05
 """Between two looks at what is still in flight on versions that are not routed any more."""
 _MOST = 128
 """Versions in one report, as the contract bounds it."""
+_MOST_TRIPS = 31
+"""As well."""
 
 Counts = Callable[[], Mapping[str, int]]
 
@@ -31,6 +34,8 @@ class Traffic:
     """Requests under way by version, `base` included."""
     reach: Counts
     """On how many pods each version is, `base` included."""
+    trips: Callable[[], Sequence[Trip]]
+    """Versions that are taken out by their hard limits."""
 
 
 class Reporter:
@@ -56,6 +61,7 @@ class Reporter:
             in_flight=_counts(self._traffic.in_flight()),
             pods=_counts(self._traffic.reach()),
             draining=self.draining,
+            trips=list(self._traffic.trips())[:_MOST_TRIPS],
         )
 
     def applied(self, routes: Routes) -> None:

@@ -42,6 +42,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 LONGEST_WISH = 5.0
 """So much of a Retry-After is heeded."""
 REMIND_SECONDS = 300.0
+SAY_SECONDS = 30.0
+"""With nothing to tell for so long the collector is told so: what it hears nothing of, it has not observed."""
 
 
 class NotNow(Exception):  # noqa: N818 - says what happened
@@ -117,10 +119,16 @@ class TeeSender:
         self._connections.close()
 
     async def _something(self) -> str:
-        """Wait until there is something to send, and somebody to send it to."""
-        while self._address is None or not (self._queue.waiting or self._news()):
+        """Wait until there is somebody to send it to, and something to send, or nothing for long enough to say so."""
+        silent = False
+        while self._address is None or not (self._queue.waiting or self._news() or silent):
             self._queue.news.clear()
-            await self._queue.news.wait()
+            silent = False
+            try:
+                async with asyncio.timeout(None if self._address is None else SAY_SECONDS):
+                    await self._queue.news.wait()
+            except TimeoutError:
+                silent = True
         return self._address
 
     def _news(self) -> bool:

@@ -8,6 +8,7 @@ own nginx, so whatever is unusual (a bad status line, bytes after an answer, obs
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
@@ -36,6 +37,10 @@ class TimedOut(Exception):  # noqa: N818
     """Nothing came for too long."""
 
 
+class Aborted(Exception):  # noqa: N818
+    """We have broken off the request ourselves."""
+
+
 class Answer:
     """Status and headers (names in lower case) of one answer."""
 
@@ -57,7 +62,9 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._take: Take | None = None
         self._heard = 0.0
+        self._patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._failure: Exception | None = None
         self._paused = False
         self._choked = False
@@ -81,7 +88,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing() and self._failure is None
 
     async def send(self, head: bytes, body: bytes, seconds: float) -> Answer:
-        """Send a request and return the head of its answer. Raises `Broken` or `TimedOut`; then call `abort`."""
+        """Send a request and return the head of its answer. Raises `Broken`, `TimedOut` or `Aborted`; then call `abort`."""
         assert self._transport is not None  # noqa: S101 - `usable` was asked
         self._begin()
         self._whole = False
@@ -164,25 +171,48 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def break_off(self) -> None:
+        """End the request that is under way here: whoever waits for its answer gets `Aborted`. A whole answer stays one."""
+        if self._whole:
+            return
+        self._parts.clear()
+        self._fail(Aborted())
+        self.abort()
+
     async def _wait(self, seconds: float) -> None:
         if self._failure is not None:
             raise self._failure
-        self._waiter = waiter = self._loop.create_future()
+        self._waiter = self._loop.create_future()
         self._heard = self._loop.time()
-        self._timer = self._loop.call_later(seconds, self._silent, waiter, seconds)
+        self._patience = seconds
+        self._look_at(self._heard + seconds)
         try:
-            await waiter
+            await self._waiter
         finally:
-            self._timer.cancel()
             self._waiter = None
 
-    def _silent(self, waiter: asyncio.Future[None], seconds: float) -> None:
-        """Give up, or look again later: a timer for every token would cost more than all else that is done with it."""
-        left = self._heard + seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._silent, waiter, seconds)
-        elif not waiter.done():
-            waiter.set_exception(TimedOut())
+    def _look_at(self, when: float) -> None:
+        """
+        See then whether the server is silent; a look that is due before is enough.
+
+        A timer is left running when its wait is over, so that a busy connection does not make one for every request.
+        """
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+        self._timer_at = when
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        silent_at = self._heard + self._patience
+        if silent_at > self._loop.time():
+            self._look_at(silent_at)
+        else:
+            self._waiter.set_exception(TimedOut())
 
     # What the event loop calls.
 
@@ -221,6 +251,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         if self._whole:
             self._keep = False
             self._failure = self._failure or Broken("closed")
@@ -276,21 +308,21 @@ class Connection(asyncio.Protocol):
 class Connections:
     """Connections by address; those that are idle are used again, the latest first, so that the others may age."""
 
-    def __init__(self, connect_seconds: float) -> None:
+    def __init__(self, connect_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._connect_seconds = connect_seconds
+        self._clock = clock
         self._idle: defaultdict[str, deque[Connection]] = defaultdict(deque)
         self._closed = False
 
     async def take(self, address: str) -> Connection:
         """Return a connection for one request. Raises `NotConnected`."""
-        loop = asyncio.get_running_loop()
         idle = self._idle[address]
-        _drop_old(idle, loop.time() - IDLE_SECONDS)
+        _drop_old(idle, self._clock() - IDLE_SECONDS)
         while idle:
             connection = idle.pop()
             if connection.usable:
                 return connection
-        return await self._connect(address, loop)
+        return await self._connect(address, asyncio.get_running_loop())
 
     def forget(self, address: str) -> None:
         """Close what is idle to a pod that is gone; what is under way there closes when it is done."""
@@ -318,7 +350,7 @@ class Connections:
         if self._closed or connection.address not in self._idle:
             connection.abort()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._clock()
         self._idle[connection.address].append(connection)
 
 

@@ -64,7 +64,7 @@ def pod(name, state=None, reason=None, ready=True, revision=2, **said):
 
 
 def observed(**facts):
-    known = Observed("shop", "a", 1, SPEC, AdapterStatus(), None, True, Endpoint(endpoint_spec(), BASE, deleting=False), routes())
+    known = Observed("shop", "a", "uid-a", 1, SPEC, AdapterStatus(), None, True, Endpoint(endpoint_spec(), BASE, deleting=False), routes())
     return replace(known, **facts)
 
 

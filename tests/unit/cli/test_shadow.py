@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 import zstandard
 from simulated_pairs import METRICS, simulated
 
 from graft_api.collect import PairLine
+from graft_api.schema import parse
+from graft_api.shadowtest import ShadowTest
 from graft_cli import main
 from graft_evaluation.pairs.lines import write_line
 from graft_evaluation.report.document import Report
@@ -123,6 +126,17 @@ GOOD = write_line(simulated(1, 0.1)[0]).decode()
             "pairs.jsonl:1: values.production.compile-errors: 0.5 is neither 0 nor 1",
             id="half an error",
         ),
+        pytest.param(
+            GOOD + GOOD.replace('"number":0', '"number":7').replace('"ended":"Complete"', '"ended":"Completed"', 1),
+            "pairs.jsonl:2: production.ended: 'Completed' is none of Complete, Length, Empty, Timeout, Error",
+            id="another end",
+        ),
+        pytest.param(GOOD.replace('"seconds":', '"seconds":-', 1), "pairs.jsonl:1: production.seconds: -", id="negative seconds"),
+        pytest.param(
+            GOOD.replace('"requestId":"request-0"', '"requestId":null'),
+            "pairs.jsonl:1: requestId: must be a string, and is null",
+            id="null",
+        ),
         pytest.param("", "there are no pairs in these files", id="nothing"),
         pytest.param(
             GOOD.replace('"score":', '"scores":'), "score: no pair has it under production; it has compile-errors, scores", id="name"
@@ -134,6 +148,63 @@ def test_bad_lines_are_named_with_file_line_and_field(text, said, folder, monkey
     code, out, err = run(monkeypatch, capsys, "--pairs", folder / "pairs.jsonl")
     assert (code, out) == (2, "")
     assert said in err
+
+
+def test_names_that_nobody_knows_are_told(folder, monkeypatch, capsys):
+    lines = [json.loads(write_line(line)) for line in simulated(300, 0.1)]
+    for line in lines[:20]:
+        line["exclusions"] = {"prodction": ["other", "Both"]}
+    for line in lines[:3]:
+        line["values"]["contrl"] = {"latency": [1, 2]}
+        line["production"]["second"] = 1
+        line["newer"] = {"a": 1}
+    lines[0]["values"]["production"]["scores"] = [1, 1]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, err = run(monkeypatch, capsys, "--pairs", folder)
+    (folder / "pairs.jsonl").write_bytes(b"".join(map(write_line, simulated(300, 0.1))))
+    assert (code, out, "") == run(monkeypatch, capsys, "--pairs", folder)
+    assert sorted(err.splitlines()) == [
+        "note: 1 lines have values of metrics that were not asked for: production.scores",
+        "note: 20 lines are left out of contrasts nobody knows: prodction",
+        "note: 3 lines have fields that no pair has, and were read without them: newer",
+        "note: 3 lines have fields that no pair has, and were read without them: production.second",
+        "note: 3 lines have values in contrasts nobody knows: contrl",
+    ]
+
+
+def test_a_hostile_file_has_no_more_names_than_can_be_read(folder, monkeypatch, capsys):
+    line = json.loads(GOOD)
+    texts = (json.dumps(line | {"number": number, f"f{number}\x1b[2J": 1}) for number in range(200))
+    (folder / "pairs.jsonl").write_text("\n".join(texts))
+    _, _, err = run(monkeypatch, capsys, "--pairs", folder)
+    assert "168 lines have fields that no pair has, and were read without them: others" in err
+    assert len(err.splitlines()) == 33
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param(("--concurrency", "4"), "--concurrency: belongs to --requests", id="concurrency"),
+        pytest.param(("--patience", "4"), "--patience: belongs to --requests", id="patience"),
+        pytest.param(("--html", "no/r.html"), "--html: no/r.html: No such file or directory; make the folder no first", id="html"),
+        pytest.param(("--json", "."), "--json: .: is a folder; name a file", id="json"),
+    ],
+)
+def test_options_are_refused_before_anything_is_read(given, said, tmp_path, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, "--pairs", tmp_path / "none", *given)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {said}")
+
+
+def test_a_newer_collectors_endings_are_read(folder, monkeypatch, capsys):
+    """Of a collector's settings: its own files may say what this version does not know."""
+    measured = {"metric": yaml.safe_load(METRICS)["production"][0], "measure": "Refusal"}
+    compare = {"test": "t", "uid": "u", "domain": "dsl", "incumbent": "a", "candidate": "b", "seed": 1, "store": "s3://b/f"}
+    compare |= {"metrics": [measured], "shadow": {"address": "s:8000"}}
+    (folder / "metrics.yaml").write_text(yaml.safe_dump({"compare": compare}))
+    (folder / "pairs.jsonl").write_text(GOOD.replace('"ended":"Complete"', '"ended":"Cancelled"'))
+    assert run(monkeypatch, capsys, "--pairs", folder)[0] == 3
 
 
 @pytest.mark.parametrize("cut", [1, 10, 1000])
@@ -186,18 +257,31 @@ def test_what_is_not_installed_is_named(folder):
     program = "import sys, graft_cli.main as m; sys.modules['zstandard'] = None; sys.exit(m.main())"
     ended = subprocess.run([sys.executable, "-c", program, "shadow", "--pairs", folder], capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr == "error: zstandard is not installed here; run: pip install 'graft[evaluation]'\n"
+    assert ended.stderr == "error: zstandard is not installed here; from a checkout: pip install '.[evaluation]'\n"
 
 
 def test_the_examples_of_the_documentation_are_read(folder, monkeypatch, capsys):
     text = (Path(__file__).parents[3] / "docs" / "shadow.md").read_text()
-    line = json.loads(text.split("```json\n")[1].split("```")[0])
-    line["values"]["production"]["score"] = [0.9, 0.7]
-    (folder / "metrics.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
-    (folder / "pairs.jsonl").write_text(json.dumps(line))
-    code, out, _ = run(monkeypatch, capsys, "--pairs", folder, "--json", folder / "r.json")
+    line = text.split("### The format of pairs")[1].split("```jsonl\n")[1].split("```")[0]
+    (folder / "metrics.yaml").write_text(next(part for part in text.split("```yaml\n") if "test: dsl-3" in part).split("```")[0])
+    (folder / "pairs.jsonl").write_text(line)
+    code, out, err = run(monkeypatch, capsys, "--pairs", folder, "--json", folder / "r.json")
     assert code == 3
     assert "1 conversations, at least 100 are needed" in out
+    assert err == ""
     comparison = Report.model_validate_json((folder / "r.json").read_text()).comparison
     assert comparison.lost_pairs == 3
-    assert comparison.contrasts[0].exclusions[0].cause == "client-cancelled"
+    assert comparison.contrasts[0].exclusions[0].cause == "client-left"
+    assert [contrast.name for contrast in (*comparison.contrasts, comparison.instrument)] == ["production", "control", "instrument"]
+
+
+def test_the_tests_of_the_documentation_are_shadowtests():
+    root = Path(__file__).parents[3]
+    written = next(part for part in (root / "docs" / "shadow.md").read_text().split("```yaml\n") if "kind: ShadowTest" in part)
+    scorers = []
+    for text in (written.split("```")[0], (root / "examples" / "dsl" / "shadowtest.yaml").read_text()):
+        found = parse(ShadowTest, yaml.safe_load(text))
+        assert [measured.metric.name for measured in found.spec.metrics] == ["compile-errors", "tokens"]
+        scorers.append(found.spec.metrics[0].scorer)
+    job = yaml.safe_load((root / "examples" / "dsl" / "finetunejob.yaml").read_text())
+    assert scorers[1].to_json() == job["spec"]["evaluation"]["suites"][0]["scorer"]

@@ -1,5 +1,4 @@
 import asyncio
-import gc
 import os
 import signal
 from datetime import timedelta
@@ -9,14 +8,7 @@ import pytest
 from graft_operator.engine.process import LedProcess
 from graft_runtime.process import Service
 
-
-@pytest.fixture(autouse=True)
-def collector():
-    """Put the collector of cycles back as it was."""
-    threshold = gc.get_threshold()
-    yield
-    gc.unfreeze()
-    gc.set_threshold(*threshold)
+pytestmark = pytest.mark.usefixtures("collector_as_it_was")
 
 
 class Lease:

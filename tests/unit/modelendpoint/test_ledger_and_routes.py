@@ -43,7 +43,8 @@ def adapter(letter, domain="dsl", created="2026-01-01T00:00:00Z", **changes):
         "baseModelDigest": BASE,
         "endpointRef": {"name": "prod"},
     }
-    return replace(AdapterView(f"adapter-{letter}", parse(AdapterSpec, body), created, deleting=False, failed=False), **changes)
+    view = AdapterView(f"adapter-{letter}", f"uid-{letter}", parse(AdapterSpec, body), created, deleting=False, failed=False)
+    return replace(view, **changes)
 
 
 def server(name, *versions, ready=True, failed=()):
@@ -317,11 +318,12 @@ WIDE = "\N{GOTHIC LETTER AHSA}"
 """Four bytes."""
 
 
-def fullest_ledger(character=WIDE, history=32):
+def fullest_ledger(character=WIDE, history=32, tests=64):
     """A ledger at every limit of its schema, with this character where any are allowed."""
     longest = "a" * 253
     kept = {"adapter": longest, "digest": digest("f"), "uri": "s3://" + character * 1019, "sizeBytes": 2**63 - 1}
     switch = {"at": "2" * 40, "reason": character * 64, "message": character * 512, "before": longest, "after": longest}
+    tested = {"count": 2**63 - 1, "test": longest, "uids": [character * 64] * 4, "outcome": "Inconclusive"}
     domains = [
         {
             "name": f"{number:063}",
@@ -330,6 +332,7 @@ def fullest_ledger(character=WIDE, history=32):
             "previous": kept,
             "since": "2" * 40,
             "history": [switch | {"ordinal": ordinal} for ordinal in range(10**9, 10**9 + history)],
+            "tests": [tested | {"digest": f"sha256:{number:064x}"} for number in range(tests)],
         }
         for number in range(64)
     ]
@@ -350,16 +353,18 @@ def test_a_ledger_at_the_limits_of_its_schema_fits_into_a_config_map():
     assert stored_bytes(ledger) <= MEBIBYTE
     assert parse(Ledger, ledger.to_json()) == ledger
     for before, after in zip(full.domains, ledger.domains, strict=True):
-        assert after == before.model_copy(update={"history": before.history[-len(after.history) :]}), "the newest stay, and all else"
+        kept = {"history": before.history[-len(after.history) :], "tests": before.tests[-len(after.tests) :]}
+        assert after == before.model_copy(update=kept), "the newest stay, and all else"
+        assert min(len(after.history), len(after.tests)) >= 1
     assert world.step() is world.observed.routes, "and it stays as it is"
 
 
 def test_no_more_history_is_left_out_than_must_be():
-    world = World(ledger=fullest_ledger("a"))
+    world = World(ledger=fullest_ledger("a", tests=0))
     world.step(spec=spec(domains=[f"{0:063}"]))
     (kept,) = {len(domain.history) for domain in world.observed.ledger.domains}
-    assert len(canonical_json(fullest_ledger("a", kept).to_json())) <= ledgers.MOST_BYTES
-    assert len(canonical_json(fullest_ledger("a", kept + 1).to_json())) > ledgers.MOST_BYTES
+    assert len(canonical_json(fullest_ledger("a", kept, 0).to_json())) <= ledgers.MOST_BYTES
+    assert len(canonical_json(fullest_ledger("a", kept + 1, 0).to_json())) > ledgers.MOST_BYTES
     small = served_by_a()
     for number in range(40):
         small.step(spec=spec(pin={"base": True} if number % 2 else PINNED))

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from graft_api.collect import CollectorReport
+from graft_api.drift import DriftReport
 from graft_api.fleet import SILENT_SECONDS, AgentReport, GatewayReport
 from graft_api.schema import parse
 from graft_operator.engine.queue import Key
@@ -33,6 +35,20 @@ def agent(**changes: Any) -> AgentReport:
 
 def gateway(**changes: Any) -> GatewayReport:
     return parse(GatewayReport, {"boot": "a", "sequence": 1, "epoch": 1, "revision": 1, **changes})
+
+
+def collector(**changes: Any) -> CollectorReport:
+    return parse(CollectorReport, {"boot": "a", "sequence": 1, "mode": "Compare", "test": "first", "testUid": "test-1", **changes})
+
+
+def drift(**changes: Any) -> DriftReport:
+    said = {"domain": "dsl", "gate": 1, "adapterUid": "uid-c", "moment": "Before", "attempt": 1}
+    return parse(DriftReport, {"boot": "a", "sequence": 1} | said | changes)
+
+
+def watched(seconds: float, conversations: int) -> list[dict[str, Any]]:
+    metrics = [{"name": "errors", "new": {"clusters": conversations}}]
+    return [{"domain": "dsl", "gate": 1, "count": {"observedSeconds": seconds, "metrics": metrics}}]
 
 
 @pytest.fixture
@@ -130,6 +146,8 @@ def test_which_agents_words_wake_the_reconciler(fleet: Fleet, woken: list[Key], 
     assert woken == [PROD] * (2 if wakes else 1)
 
 
+TRIP = {"domain": "dsl", "version": "dsl-0123456789abcdef", "metric": "errors", "value": 0.4, "bound": 0.1, "requests": 20}
+TRIP |= {"at": "2026-11-21T12:00:00Z"}
 BUSY = {"dsl-0123456789abcdef": 3, "base": 1}
 
 
@@ -144,6 +162,7 @@ BUSY = {"dsl-0123456789abcdef": 3, "base": 1}
         pytest.param({"inFlight": BUSY, "revision": 2}, True, id="routes by a newer revision"),
         pytest.param({"inFlight": BUSY, "pods": {"base": 2}}, True, id="reaches more pods"),
         pytest.param({"inFlight": BUSY, "draining": True}, True, id="is going"),
+        pytest.param({"inFlight": BUSY, "trips": [TRIP]}, True, id="has taken a version out"),
     ],
 )
 def test_which_gateways_words_wake_the_reconciler(fleet: Fleet, woken: list[Key], changes: dict[str, Any], wakes: bool) -> None:
@@ -152,6 +171,51 @@ def test_which_gateways_words_wake_the_reconciler(fleet: Fleet, woken: list[Key]
     assert woken == [PROD]
     fleet.heard_gateway(speaker, gateway(**{"sequence": 2, **changes}))
     assert woken == [PROD] * (2 if wakes else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wakes"),
+    [
+        pytest.param({}, False, id="the same"),
+        pytest.param({"waiting": 9}, False, id="more exchanges wait"),
+        pytest.param({"lost": {"overload": 9}}, False, id="more were lost, which the next commit tells"),
+        pytest.param({"commit": 1}, True, id="another commit"),
+        pytest.param({"testUid": "test-2"}, True, id="another test of the same name"),
+        pytest.param({"mode": "Observe"}, True, id="it only observes"),
+        pytest.param({"shadowAway": "connection refused"}, True, id="the shadow is away"),
+        pytest.param({"storeAway": True}, True, id="the store is away"),
+        pytest.param({"reported": {"testUid": "test-1", "problem": "too large"}}, True, id="the report could not be written"),
+        pytest.param({"watched": watched(20.0, 5)}, False, id="a watch was looked at for longer"),
+        pytest.param({"watched": watched(10.0, 6)}, True, id="a conversation of a watch was counted"),
+        pytest.param({"watched": []}, True, id="nothing is watched any more"),
+        pytest.param({"boot": "b"}, True, id="it started again"),
+    ],
+)
+def test_which_collectors_words_wake_the_reconciler(fleet: Fleet, woken: list[Key], changes: dict[str, Any], wakes: bool) -> None:
+    speaker = caller("prod-collector-1", role="collector")
+    fleet.heard_collector(speaker, collector(watched=watched(10.0, 5)))
+    assert woken == [PROD]
+    fleet.heard_collector(speaker, collector(**{"sequence": 2, "watched": watched(10.0, 5), **changes}))
+    assert woken == [PROD] * (2 if wakes else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wakes"),
+    [
+        pytest.param({}, False, id="the same"),
+        pytest.param({"problem": "503 of the embeddings"}, True, id="it cannot be measured"),
+        pytest.param({"attempt": 2}, True, id="of another attempt"),
+        pytest.param({"boot": "b"}, True, id="it started again"),
+    ],
+)
+def test_which_words_about_drift_wake_the_reconciler(fleet: Fleet, woken: list[Key], changes: dict[str, Any], wakes: bool) -> None:
+    speaker = caller("prod-drift-1", role="drift")
+    fleet.heard_drift(speaker, drift())
+    assert (woken, list(fleet.drifts(PROD)), len(fleet)) == ([PROD], ["prod-drift-1"], 1)
+    fleet.heard_drift(speaker, drift(**{"sequence": 2, **changes}))
+    assert woken == [PROD] * (2 if wakes else 1)
+    fleet.forget(PROD)
+    assert (fleet.drifts(PROD), len(fleet)) == ({}, 0)
 
 
 async def test_a_pod_that_was_silent_wakes_the_reconciler(fleet: Fleet, woken: list[Key], clock: Any) -> None:
@@ -167,13 +231,14 @@ async def test_a_pod_that_was_silent_wakes_the_reconciler(fleet: Fleet, woken: l
 async def test_pods_that_are_silent_for_long_are_forgotten(fleet: Fleet, clock: Any) -> None:
     fleet.heard_agent(caller("gone"), agent())
     fleet.heard_gateway(caller("gone", role="gateway", endpoint="other"), gateway())
+    fleet.heard_collector(caller("gone", role="collector", endpoint="third"), collector())
     await clock.advance(FORGOTTEN.total_seconds() - 1)
     fleet.heard_agent(caller("here"), agent())
     assert sorted(fleet.agents(PROD)) == ["gone", "here"]
     await clock.advance(SILENT_SECONDS + 1)
     fleet.heard_agent(caller("here"), agent(sequence=2))
     assert list(fleet.agents(PROD)) == ["here"]
-    assert fleet.gateways(Key("team", "other")) == {}
+    assert fleet.gateways(Key("team", "other")) == fleet.collectors(Key("team", "third")) == {}
     assert len(fleet) == 1
 
 
@@ -195,7 +260,9 @@ async def test_there_is_no_more_than_fits(clock: Any, woken: list[Key]) -> None:
 def test_an_endpoint_that_is_gone(fleet: Fleet) -> None:
     fleet.heard_agent(caller(), agent())
     fleet.heard_gateway(caller("prod-gateway-1", role="gateway"), gateway())
+    fleet.heard_collector(caller("prod-collector-1", role="collector"), collector())
     fleet.heard_agent(caller(endpoint="other"), agent())
+    assert len(fleet) == 4
     fleet.forget(PROD)
-    assert fleet.agents(PROD) == fleet.gateways(PROD) == {}
+    assert fleet.agents(PROD) == fleet.gateways(PROD) == fleet.collectors(PROD) == {}
     assert len(fleet) == 1

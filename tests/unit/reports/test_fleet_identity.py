@@ -1,4 +1,4 @@
-"""pod -> ReplicaSet -> Deployment -> ModelEndpoint, and a Deployment of the user's own that an endpoint names."""
+"""pod -> ReplicaSet -> Deployment -> ModelEndpoint, pod -> Job -> ModelEndpoint, and a Deployment that an endpoint names."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ def changed(path: str, where: str, new: Any) -> dict[str, Any]:
     return objects
 
 
+JOB = "/apis/batch/v1/namespaces/team/jobs/prod-drift-1a2b3c4d"
+
+
+def drifting(*, component: str = "drift", endpoint: str = "prod", **job: Any) -> dict[str, Any]:
+    """The chain of a Job that measures drift."""
+    owner = {"api_version": "graft.dev/v1alpha1", "kind": "ModelEndpoint", "by": "prod", "by_uid": "endpoint-1"} | job
+    pod = owned("prod-server-7d-x2", "pod-1", "batch/v1", "Job", "prod-drift-1a2b3c4d", "job-1")
+    pod["metadata"]["labels"] = {"graft.dev/component": component, "graft.dev/modelendpoint": endpoint}
+    return {POD: pod, JOB: owned("prod-drift-1a2b3c4d", **({"uid": "job-1"} | owner))}
+
+
 def without(path: str) -> dict[str, Any]:
     return {key: value for key, value in CHAIN.items() if key != path}
 
@@ -88,6 +99,10 @@ async def proven(api: Any, kube: Any, clock: Any, objects: dict[str, Any], accou
     [
         pytest.param("graft-server-prod", "server", without(ENDPOINT), id="a server"),
         pytest.param("graft-gateway-prod", "gateway", chain("gateway"), id="a gateway"),
+        pytest.param("graft-collector-prod", "collector", chain("collector"), id="a collector"),
+        pytest.param("s3-writer", "collector", chain("collector"), id="a collector with the user's own service account"),
+        pytest.param("graft-drift-prod", "drift", drifting(), id="a Job that measures drift"),
+        pytest.param("s3-writer", "drift", drifting(), id="such a Job with the user's own service account"),
         pytest.param("s3-reader", "server", CHAIN, id="a server with the user's own service account, for workload identity"),
         pytest.param("graft-s3", "server", CHAIN, id="even if it has a name like graft's"),
         pytest.param("vllm", "server", injected(), id="a server of the user's own"),
@@ -110,7 +125,7 @@ async def test_chains_that_hold(api: Any, kube: Any, clock: Any, account: str, r
 
 OWNER = "metadata|ownerReferences|0|"
 SERVER = "graft-server-prod"
-NEITHER = "neither a server nor a gateway of prod"
+NEITHER = "no server, gateway or collector of prod"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ NEITHER = "neither a server nor a gateway of prod"
         pytest.param(SERVER, changed(POD, "metadata|uid", "pod-2"), "another one", id="a pod of the same name"),
         pytest.param(SERVER, changed(POD, "metadata|ownerReferences", None), "not controlled by a ReplicaSet", id="a pod of nobody"),
         pytest.param(SERVER, changed(POD, OWNER + "controller", False), "not controlled", id="an owner that does not control"),
-        pytest.param(SERVER, changed(POD, OWNER + "kind", "Job"), "not controlled by a ReplicaSet", id="a pod of a Job"),
+        pytest.param(SERVER, changed(POD, OWNER + "kind", "DaemonSet"), "not controlled by a ReplicaSet", id="of a DaemonSet"),
         pytest.param(SERVER, changed(POD, OWNER + "apiVersion", "evil.dev/v1"), "not controlled", id="a ReplicaSet of another group"),
         pytest.param(SERVER, without(REPLICA_SET), "ReplicaSet prod-server-7d is gone", id="the ReplicaSet is gone"),
         pytest.param(SERVER, changed(REPLICA_SET, "metadata|uid", "rs-2"), "is gone", id="a ReplicaSet of the same name"),
@@ -134,7 +149,20 @@ NEITHER = "neither a server nor a gateway of prod"
         pytest.param("graft-gateway-other", chain("gateway"), NEITHER, id="the service account of another endpoint's gateways"),
         pytest.param(SERVER, chain("gateway"), NEITHER, id="a gateway with the service account of servers"),
         pytest.param("vllm", chain("gateway"), NEITHER, id="a gateway with a service account of the user's own"),
+        pytest.param("graft-collector-other", chain("collector"), NEITHER, id="the service account of another endpoint's collector"),
+        pytest.param("graft-collector-prod", CHAIN, NEITHER, id="a server with the service account of collectors"),
+        pytest.param("graft-gateway-prod", chain("collector"), NEITHER, id="a collector with the service account of gateways"),
         pytest.param("vllm", chain("trainer"), NEITHER, id="something else"),
+        pytest.param("graft-drift-prod", chain("drift"), NEITHER, id="one that measures drift, and comes from a Deployment"),
+        pytest.param("graft-drift-prod", CHAIN, NEITHER, id="a server with the service account of Jobs that measure drift"),
+        pytest.param("graft-drift-prod", chain("collector"), NEITHER, id="a collector with it"),
+        pytest.param("graft-drift-other", drifting(), "no Job of prod", id="the service account of another endpoint's Jobs"),
+        pytest.param(SERVER, drifting(), "no Job of prod", id="a Job with the service account of servers"),
+        pytest.param("graft-collector-prod", drifting(component="collector"), "no Job of prod", id="a collector from a Job"),
+        pytest.param("graft-drift-prod", drifting(endpoint="other"), "no Job of prod", id="a Job that is labelled as another's"),
+        pytest.param("graft-drift-prod", drifting(kind=""), "not controlled by a ModelEndpoint", id="a Job of nobody"),
+        pytest.param("graft-drift-prod", drifting(kind="FineTuneJob"), "not controlled by a ModelEndpoint", id="a Job that trains"),
+        pytest.param("graft-drift-prod", drifting(uid="job-2"), "Job prod-drift-1a2b3c4d is gone", id="a Job of the same name"),
         pytest.param("vllm", changed(POD, "metadata|labels", None), "has no label", id="a pod without labels"),
         pytest.param("vllm", changed(POD, "metadata|labels|graft.dev/modelendpoint", "other"), "has no label", id="labelled as another's"),
         pytest.param(SERVER, injected(), "without being controlled", id="graft's service account in a Deployment of the user's own"),

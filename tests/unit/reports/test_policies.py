@@ -98,13 +98,15 @@ def test_in_force(policy: Any, binding: Any) -> None:
 async def test_the_guard_asks_at_most_every_thirty_seconds(api: Any, kube: Any, clock: Any) -> None:
     root = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
     guard = PolicyGuard(kube, clock, {"graft-records": SPEC})
+    assert guard.known_missing == []
     assert await guard.missing() == ["ValidatingAdmissionPolicy graft-records: it is absent; run helm upgrade"]
+    assert len(guard.known_missing) == 1
     api.objects[f"{root}ies/graft-records"] = POLICY
     api.objects[f"{root}ybindings/graft-records"] = BINDING
     assert await guard.missing() != []
     assert len(api.asked) == 2
     await clock.advance(31)
-    assert await guard.missing() == []
+    assert await guard.missing() == guard.known_missing == []
 
 
 async def test_what_could_not_be_read_is_not_in_force(api: Any, kube: Any, clock: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from graft_api.schema import Invalid
 from graft_operator.engine.errors import Unavailable
 from graft_operator.reports.chains import Foreign, Unauthenticated
-from graft_operator.reports.server import ReportsServer
+from graft_operator.reports.server import MAX_FLEET_BODY_BYTES, ReportsServer
 from graft_operator.reports.sink import FleetCaller, NotYours, Superseded, Unknown
 
 CLAIM = {"jobUid": "tune-1"}
@@ -216,6 +217,16 @@ async def test_logs_name_the_object_and_quote_nobody(client: Any, sink: Sink, ca
 
 AGENT = {"boot": "a", "sequence": 1, "epoch": 1, "revision": 1, "server": "Serving"}
 GATEWAY = {"boot": "a", "sequence": 1, "epoch": 1, "revision": 1, "inFlight": {"base": 2}}
+DRIFT: dict[str, Any] = {
+    "boot": "a",
+    "sequence": 1,
+    "domain": "dsl",
+    "gate": 1,
+    "adapterUid": "uid-c",
+    "moment": "Before",
+    "attempt": 1,
+}
+COLLECTOR = {"boot": "a", "sequence": 1, "mode": "Compare", "test": "first", "testUid": "test-1", "commit": 7}
 FLEET = "/v1/namespaces/team/modelendpoints/prod"
 
 
@@ -228,6 +239,12 @@ class Fleet:
 
     def heard_gateway(self, caller: Any, report: Any) -> None:
         self.heard.append(("gateway", caller, report))
+
+    def heard_collector(self, caller: Any, report: Any) -> None:
+        self.heard.append(("collector", caller, report))
+
+    def heard_drift(self, caller: Any, report: Any) -> None:
+        self.heard.append(("drift", caller, report))
 
 
 class TestFleet:
@@ -243,7 +260,9 @@ class TestFleet:
         return ReportsServer(sink, identities, lambda: leading[0], clock, fleet)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        ("route", "role", "body"), [("agent", "server", AGENT), ("gateway", "gateway", GATEWAY)], ids=["an agent", "a gateway"]
+        ("route", "role", "body"),
+        [("agent", "server", AGENT), ("gateway", "gateway", GATEWAY), ("collector", "collector", COLLECTOR), ("drift", "drift", DRIFT)],
+        ids=["an agent", "a gateway", "a collector", "a Job that measures drift"],
     )
     async def test_a_report_is_taken(
         self, client: Any, identities: Identities, fleet: Fleet, route: str, role: str, body: dict[str, Any]
@@ -258,6 +277,12 @@ class TestFleet:
         [
             pytest.param("gateway", GATEWAY, {"role": "server"}, id="a server as a gateway"),
             pytest.param("agent", AGENT, {"role": "gateway"}, id="a gateway as a server"),
+            pytest.param("collector", COLLECTOR, {"role": "server"}, id="a server as a collector"),
+            pytest.param("gateway", GATEWAY, {"role": "collector"}, id="a collector as a gateway"),
+            pytest.param("drift", DRIFT, {"role": "collector"}, id="a collector as a Job that measures drift"),
+            pytest.param("collector", COLLECTOR, {"role": "drift"}, id="a Job that measures drift as a collector"),
+            pytest.param("drift", DRIFT, {"role": "drift", "endpoint_name": "other"}, id="such a Job for another endpoint"),
+            pytest.param("collector", COLLECTOR, {"role": "collector", "endpoint_name": "other"}, id="a collector for another endpoint"),
             pytest.param("agent", AGENT, {"endpoint_name": "other"}, id="for another endpoint"),
             pytest.param("agent", AGENT, {"namespace": "other"}, id="for another namespace"),
         ],
@@ -286,9 +311,9 @@ class TestFleet:
         assert (await client.post(f"{FLEET}/agent", data=body)).status == 400
         assert fleet.heard == []
 
-    @pytest.mark.parametrize(("size", "status"), [(256 * 1024, 400), (256 * 1024 + 1, 413)], ids=["256 KiB", "one byte more"])
-    async def test_bodies_are_bounded(self, client: Any, size: int, status: int) -> None:
-        assert (await client.post(f"{FLEET}/agent", data=b" " * size)).status == status
+    @pytest.mark.parametrize(("more", "status"), [(0, 400), (1, 413)])
+    async def test_bodies_are_bounded(self, client: Any, more: int, status: int) -> None:
+        assert (await client.post(f"{FLEET}/agent", data=io.BytesIO(b" " * (MAX_FLEET_BODY_BYTES + more)))).status == status
 
     async def test_an_agent_with_much_to_say(self, client: Any, fleet: Fleet) -> None:
         version = {"digest": f"sha256:{'0' * 64}", "state": "Failed", "reason": "LoadRefused", "message": "\U0001f50e" * 512}
@@ -297,6 +322,41 @@ class TestFleet:
         assert len(body) > 128 * 1024
         assert (await client.post(f"{FLEET}/agent", data=body)).status == 204
         assert len(fleet.heard[0][2].versions) == 64
+
+    async def test_a_collector_with_as_much_to_say_as_its_contract_lets_it(self, client: Any, identities: Identities, fleet: Fleet) -> None:
+        identities.answer = speaker(role="collector")
+        body = json.dumps(longest_report(), ensure_ascii=False).encode()
+        assert len(body) > 300 * 1024
+        assert (await client.post(f"{FLEET}/collector", data=body)).status == 204
+        assert len(fleet.heard[0][2].comparison.instrument.metrics) == 20
+        assert len(fleet.heard[0][2].watched) == 31
+
+
+def longest_report() -> dict[str, Any]:
+    """Three contrasts of twenty metrics, with every field that a comparison may have, as long as it may be; and a watch of each domain."""
+    estimate = {"improvement": -1 / 3, "low": -2 / 3, "high": 1 / 7, "incumbent": 1e9 / 7, "candidate": 1e9 / 3, "pairs": 10**9}
+    estimate |= {"method": "Bootstrap"}
+    counts = dict.fromkeys(("clusters", "pairs", "missingIncumbent", "missingCandidate", "scorerFailures"), 10**9)
+    metric = {"label": "l" * 80, "unit": "u" * 16, "kind": "Mean", "direction": "LowerIsBetter", "role": "Informational", "margin": 1 / 7}
+    metric |= {"scale": "Relative", "worst": 1e5 / 7, "best": -1e5 / 7, "resolution": 1 / 7, "detectable": 1 / 7}
+    reading = {"overall": estimate, "firstTurn": estimate, "reason": "r" * 160, "hoursToDetect": 1e4 / 7, **counts}
+    reading["harm"] = {"clusters": 10**9, "high": 1 / 7, "limit": -1 / 7, "shown": True}
+    metrics = [{"metric": {"name": f"{number:063}", **metric}, **reading} for number in range(20)]
+    exclusions = [{"cause": f"{number:063}", "side": "Candidate", "count": 10**9} for number in range(64)]
+    contrast = {"pairs": 10**9, "firstTurnPairs": 10**9, "clusters": 10**9, "clustersEstimated": True, "largestClusterShare": 1 / 7}
+    contrasts = [{"name": name, "exclusions": exclusions, "metrics": metrics, **contrast} for name in ("production", "control", "same")]
+    comparison = {"contrasts": contrasts[:2], "instrument": contrasts[2], "broken": ["b" * 160] * 32, "lostPairs": 10**9}
+    lost = {f"{number:063}": 10**9 for number in range(32)}
+    reported = {"testUid": "t" * 64, "problem": "p" * 256}
+    said = {"comparison": comparison, "lost": lost, "shadowAway": "s" * 160, "storeAway": True, "reported": reported}
+    return {**COLLECTOR, **said, "watched": longest_watches()}
+
+
+def longest_watches() -> list[dict[str, Any]]:
+    sums = dict.fromkeys(("clusters", "values", "valuesSquared", "product"), 10**12) | {"total": 1e9 / 7, "totalSquared": 1e12 / 7}
+    metrics = [{"name": f"{number:063}", "new": sums, "heldBack": sums} for number in range(17)]
+    count = {"observedSeconds": 1e7 / 3, "metrics": metrics}
+    return [{"domain": f"{number:063}", "gate": 10**6, "count": count} for number in range(31)]
 
 
 def speaker(**changes: str) -> FleetCaller:

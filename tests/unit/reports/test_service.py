@@ -59,14 +59,14 @@ async def test_it_is_applied_once_and_again_when_the_bundle_changes_or_time_pass
         api.objects[f"/api/v1/namespaces/team/{path}"] = {}
     bundle = "one"
     trust = Trust(kube, clock, lambda: bundle)
-    await trust.ensure("team")
-    await trust.ensure("team")
+    await trust.ensure("team", "one")
+    await trust.ensure("team", "one")
     assert len(api.asked) == 2
     bundle = "two"
-    await trust.ensure("team")
+    await trust.ensure("team", "one")
     assert len(api.asked) == 4
     await clock.advance(601)
-    await trust.ensure("team")
+    await trust.ensure("team", "one")
     assert len(api.asked) == 6
-    await trust.ensure("team", afresh=True)  # the namespace was deleted and restored
+    await trust.ensure("team", "two")  # the namespace was deleted and restored
     assert len(api.asked) == 8

@@ -8,14 +8,7 @@ import pytest
 
 from graft_runtime.process import YOUNG_OBJECTS, Process, Service
 
-
-@pytest.fixture(autouse=True)
-def collector():
-    """Put the collector of cycles back as it was."""
-    threshold = gc.get_threshold()
-    yield
-    gc.unfreeze()
-    gc.set_threshold(*threshold)
+pytestmark = pytest.mark.usefixtures("collector_as_it_was")
 
 
 async def forever():

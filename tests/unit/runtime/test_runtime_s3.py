@@ -1,6 +1,5 @@
 """What stores answer, and what is made of it; a real HTTP server plays them."""
 
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -46,14 +45,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def store():
-    server = Store()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def store(in_thread):
+    return in_thread(Store())
 
 
 @pytest.fixture

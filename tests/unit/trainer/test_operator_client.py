@@ -1,9 +1,8 @@
 """Against a real HTTP server that plays the operator."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,14 +44,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def operator() -> Iterator[Operator]:
-    server = Operator()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def operator(in_thread: Callable[[Operator], Operator]) -> Operator:
+    return in_thread(Operator())
 
 
 @pytest.fixture

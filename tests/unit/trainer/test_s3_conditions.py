@@ -1,7 +1,6 @@
 """Stores that answer `If-None-Match` in other ways than S3 does; a real HTTP server plays them."""
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    server = Bucket()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def bucket(in_thread: Callable[[Bucket], Bucket]) -> Bucket:
+    return in_thread(Bucket())
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """Scorers on the hold-out: what is refused before training, and what their results come to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -54,14 +53,9 @@ class Service(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def service() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def service(in_thread: Callable[[ThreadingHTTPServer], ThreadingHTTPServer]) -> str:
+    server = in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Service))
+    return f"http://127.0.0.1:{server.server_address[1]}/"
 
 
 def http(url: str, **settings: Any) -> dict[str, Any]:

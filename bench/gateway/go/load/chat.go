@@ -30,7 +30,7 @@ func newRequest(o options, number int, stream bool, tokens int) (*http.Request, 
 		body.WriteString(`,"stream":true,"stream_options":{"include_usage":true}`)
 	}
 	body.WriteByte('}')
-	request, err := http.NewRequest(http.MethodPost, o.url+"/v1/chat/completions", &body)
+	request, err := http.NewRequest(http.MethodPost, o.urls[number%len(o.urls)]+"/v1/chat/completions", &body)
 	if err != nil {
 		return nil, err
 	}

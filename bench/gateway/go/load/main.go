@@ -18,7 +18,7 @@ import (
 )
 
 type options struct {
-	url         string
+	urls        []string
 	models      []string
 	key         string
 	rate        float64
@@ -51,7 +51,7 @@ func main() {
 
 func parse() options {
 	var o options
-	flag.StringVar(&o.url, "url", "", "base address, such as http://127.0.0.1:8000")
+	urls := flag.String("url", "", "base addresses, such as http://127.0.0.1:8000, by comma, in turn")
 	models := flag.String("model", "base", "model names, by comma, in turn")
 	flag.StringVar(&o.key, "key", "", "API key")
 	flag.Float64Var(&o.rate, "rate", 100, "requests per second")
@@ -64,8 +64,9 @@ func parse() options {
 	flag.IntVar(&o.maxInFlight, "max-in-flight", 4000, "requests beyond it count as failed (overload)")
 	flag.Parse()
 	o.models = strings.Split(*models, ",")
+	o.urls = strings.Split(*urls, ",")
 	o.poisson = *spacing == "poisson"
-	if o.url == "" || (*spacing != "constant" && !o.poisson) {
+	if *urls == "" || (*spacing != "constant" && !o.poisson) {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -24,6 +24,7 @@ type server struct {
 	interval time.Duration
 	state    string
 	requests atomic.Uint64
+	trouble  atomic.Pointer[trouble]
 }
 
 // request is what the mock reads of a chat or completion request.
@@ -56,6 +57,8 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/completions", func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, text) })
 	mux.HandleFunc("GET /v1/models", models)
 	mux.HandleFunc("GET /graft/state", s.serveState)
+	mux.HandleFunc("PUT /bench/trouble", s.setTrouble)
+	mux.HandleFunc("GET /bench/trouble", s.serveTrouble)
 	for _, path := range []string{"GET /health", "GET /graft/livez", "GET /liveness", "GET /readiness"} {
 		mux.HandleFunc(path, func(http.ResponseWriter, *http.Request) {})
 	}
@@ -68,6 +71,14 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, words format) 
 	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
 		http.Error(w, `{"error":{"message":"`+err.Error()+`","type":"BadRequestError","code":400}}`, http.StatusBadRequest)
 		return
+	}
+	if t := s.trouble.Load(); t != nil {
+		if failed := t.begin(r, asked.Model); failed != nil {
+			s.clock.Until(due)
+			failed()
+			fail(w)
+			return
+		}
 	}
 	id := fmt.Sprintf("%s%032x", words.prefix, s.requests.Add(1))
 	if asked.Stream {

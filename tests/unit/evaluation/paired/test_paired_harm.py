@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from graft_api.comparison import HARM_ALPHA, Direction, HarmReading, Kind, Metric, Role, Scale
-from graft_evaluation.paired.harm import MIN_CLOSED, half_width, read
+from graft_evaluation.paired.harm import read
 from graft_evaluation.paired.sample import Conversations
+from graft_evaluation.paired.sequence import MIN_CLOSED, half_width
 from graft_evaluation.paired.summary import Plan
 
 HOURS, PER_HOUR = 168, 10

@@ -141,7 +141,9 @@ def alone(*readings: MetricReading) -> Comparison:
             "on first turns alone",
             id="nor may a guardrail's first turns say the opposite",
         ),
-        pytest.param(Comparison(contrasts=[FEW]), AT_END, Outcome.PENDING, "extended to at most 336", id="too few conversations extend"),
+        pytest.param(
+            Comparison(contrasts=[FEW]), AT_END, Outcome.PENDING, "extended to at most 14 days", id="too few conversations extend"
+        ),
         pytest.param(Comparison(contrasts=[FEW]), AT_DEADLINE, Outcome.INCONCLUSIVE, "99 conversations", id="up to the maximum only"),
         pytest.param(Comparison(contrasts=[HEAVY]), AT_DEADLINE, Outcome.INCONCLUSIVE, "30.0%", id="one big conversation proves nothing"),
         pytest.param(
@@ -160,6 +162,21 @@ def alone(*readings: MetricReading) -> Comparison:
         ),
         pytest.param(Comparison(contrasts=[excluded(0, 60)]), AT_END, Outcome.INCONCLUSIVE, "5.7%", id="one side excluded more"),
         pytest.param(Comparison(contrasts=[excluded(60, 60, 500)]), AT_END, Outcome.PASSED, "fell", id="both sides excluded alike"),
+        pytest.param(
+            Comparison(contrasts=[excluded(0, 0, 1001)]),
+            AT_END,
+            Outcome.INCONCLUSIVE,
+            "production: 1001 of 2001 requests (50.0%) were left out, at most 50.0% may be",
+            id="more than half was left out, of both sides alike",
+        ),
+        pytest.param(Comparison(contrasts=[excluded(10, 10, 980)]), AT_END, Outcome.PASSED, "fell", id="just half was left out"),
+        pytest.param(
+            Comparison(contrasts=[GOOD, excluded(0, 0, 1500).model_copy(update={"name": "control"})]),
+            AT_END,
+            Outcome.INCONCLUSIVE,
+            "control: 1500 of 2500",
+            id="of every contrast",
+        ),
         pytest.param(Comparison(contrasts=[GOOD], lost_pairs=400), AT_END, Outcome.INCONCLUSIVE, "28.6%", id="too many pairs were lost"),
         pytest.param(Comparison(contrasts=[GOOD], lost_pairs=100), AT_END, Outcome.PASSED, "fell", id="a few pairs were lost"),
         pytest.param(Comparison(contrasts=[GOOD], broken=["judge: 401"]), BEFORE, Outcome.ERROR, "judge: 401", id="a broken scorer"),
@@ -337,12 +354,76 @@ def test_a_pending_test_shows_no_interval() -> None:
     assert verdict(Comparison(contrasts=[GOOD]), Limits(), BEFORE).metrics == []
 
 
-def test_the_verdict_needs_no_numpy() -> None:
-    script = "import sys, graft_evaluation.verdict; print([name for name in ('numpy', 'scipy') if name in sys.modules])"
+def test_the_operator_reads_verdicts_where_there_is_no_numpy() -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(('numpy', 'scipy', 'zstandard', 'orjson', 'yaml')))"
+    script = f"{absent}; import graft_evaluation.verdict, graft_evaluation.paired.sentences; print(graft_evaluation.verdict.verdict)"
 
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.startswith("<function verdict")
+
+
+OFF = reading(GUARDRAIL, interval(-0.02, -0.03, -0.01))
+"""Of the instrument: beyond half of the guardrail's margin."""
+
+
+@pytest.mark.parametrize(
+    ("instrument", "outcome", "says"),
+    [
+        pytest.param(
+            reading(GUARDRAIL, SAME), Outcome.FAILED, "harm: refusals", id="the same model twice is the same: it is the candidate"
+        ),
+        pytest.param(reading(GUARDRAIL, None), Outcome.FAILED, "harm: refusals", id="nor is an instrument that says nothing to blame"),
+        pytest.param(OFF, Outcome.ERROR, "the same model, differ in refusals", id="the same model twice differs: the shadow does the harm"),
+        pytest.param(
+            reading(GUARDRAIL, None, harm=HARM),
+            Outcome.ERROR,
+            "the same model: harm: refusals",
+            id="the same model twice shows the same harm",
+        ),
+        pytest.param(reading(PRIMARY, WORSE), Outcome.FAILED, "harm: refusals", id="another metric's instrument does not count"),
+    ],
+)
+def test_harm_is_the_candidates_only_where_the_instrument_shows_none(instrument: MetricReading, outcome: Outcome, says: str) -> None:
+    comparison = Comparison(contrasts=[HARMED], instrument=contrast(instrument, name="instrument"))
+    found = verdict(comparison, Limits(), BEFORE)
+    assert found.outcome is outcome
+    assert says in found.sentence
+    assert any("harm: refusals got worse" in reason for reason in found.reasons), "it is said in any case"
+
+
+THIN = interval(0.02, 0.006, 0.034)
+BY_SHARE = PRIMARY.model_copy(update={"scale": Scale.RELATIVE, "margin": 0.01})
+SCORE = Metric(name="score", kind=Kind.MEAN, direction=Direction.HIGHER, role=Role.GUARDRAIL, margin=0.01, worst=0.0, best=1.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "twice", "passes"),
+    [
+        pytest.param(reading(PRIMARY, THIN), None, True, id="no answer broke it"),
+        pytest.param(reading(PRIMARY, THIN, scorer_failures=20), None, False, id="two in a hundred are more than the pass has to spare"),
+        pytest.param(reading(PRIMARY, BETTER, scorer_failures=20), None, True, id="and less than a clear pass has"),
+        pytest.param(
+            reading(PRIMARY, THIN, scorer_failures=20),
+            reading(PRIMARY, SAME, scorer_failures=20),
+            True,
+            id="the same model breaks it as often",
+        ),
+        pytest.param(
+            reading(PRIMARY, THIN, scorer_failures=40), reading(PRIMARY, SAME, scorer_failures=20), False, id="half as often is no excuse"
+        ),
+        pytest.param(
+            reading(BY_SHARE, interval(0.05, 0.02, 0.08), scorer_failures=5), None, False, id="as a share of the incumbent's value"
+        ),
+        pytest.param(reading(SCORE, SAME, scorer_failures=30), None, False, id="a mean that should be high"),
+        pytest.param(reading(SCORE, SAME, scorer_failures=10), None, True, id="a mean within its margin all the same"),
+    ],
+)
+def test_what_breaks_its_scorer_makes_no_candidate_better(found: MetricReading, twice: MetricReading | None, passes: bool) -> None:
+    instrument = contrast(twice, name="instrument") if twice else None
+    judged = verdict(Comparison(contrasts=[contrast(found)], instrument=instrument), UNCHECKED, AT_END)
+    assert judged.outcome is (Outcome.PASSED if passes else Outcome.INCONCLUSIVE)
+    assert passes or f"the scorer of {found.metric.called()} failed on" in judged.sentence
 
 
 @pytest.mark.parametrize(

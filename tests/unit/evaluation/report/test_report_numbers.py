@@ -10,6 +10,7 @@ from graft_api.comparison import Clock, Direction, Kind, Metric, Role
 from graft_evaluation.pairs.question import question
 from graft_evaluation.pairs.recorded import Place
 from graft_evaluation.pairs.recording import recording, worsening
+from graft_evaluation.pairs.values import MOST_BINS, Values
 from graft_evaluation.report.build import histogram, report
 from graft_evaluation.report.document import Report
 from graft_evaluation.verdict import verdict
@@ -17,6 +18,13 @@ from graft_evaluation.verdict import verdict
 LATENCY = Metric(name="latency", kind=Kind.QUANTILE, quantile=0.9, direction=Direction.LOWER, role=Role.GUARDRAIL)
 ERRORS = Metric(name="errors", kind=Kind.PROPORTION, direction=Direction.LOWER, role=Role.PRIMARY)
 SCORE = Metric(name="score", kind=Kind.MEAN, direction=Direction.HIGHER, role=Role.GUARDRAIL, worst=0.0)
+
+
+def counted(metric, incumbent, candidate, parts=1):
+    values = Values(metric)
+    for some in zip(np.array_split(incumbent, parts), np.array_split(candidate, parts), strict=True):
+        values.add(*some)
+    return histogram(values)
 
 
 def made(tmp_path, lines):
@@ -50,14 +58,28 @@ def test_latency_is_counted_in_logarithmic_bins_and_absences_beside_them():
     chance = np.random.default_rng(5)
     incumbent, candidate = chance.lognormal(0, 1, (2, 1000))
     candidate[:7], incumbent[7:10], candidate[7:10] = np.inf, np.nan, np.nan
-    found = histogram(LATENCY, incumbent, candidate)
+    found = counted(LATENCY, incumbent, candidate)
     steps = np.diff(np.log(found.edges))
     assert found.logarithmic
-    assert steps == pytest.approx(np.full(24, steps[0]))
+    assert MOST_BINS / 2 < len(steps) <= MOST_BINS
+    assert steps == pytest.approx(np.full(len(steps), steps[0]))
     assert (sum(found.incumbent), sum(found.candidate)) == (997, 990)
     assert (found.never_incumbent, found.never_candidate) == (0, 7)
     inner = found.edges[12]
     assert sum(found.incumbent[12:]) == (incumbent[~np.isnan(incumbent)] >= inner).sum()
+
+
+@pytest.mark.parametrize("metric", [LATENCY, SCORE], ids=["logarithms", "values"])
+def test_values_that_come_in_any_order_are_counted_as_all_at_once(metric):
+    chance = np.random.default_rng(6)
+    sides = np.sort(chance.lognormal(0, 2, (2, 500)))
+    sides[0, :5] = 0.0
+    whole = counted(metric, *sides)
+    assert counted(metric, *sides, parts=60) == whole
+    assert counted(metric, *sides[:, ::-1], parts=60) == whole
+    for side, counts in zip(sides, (whole.incumbent, whole.candidate), strict=True):
+        held = np.clip(side, whole.edges[0], None)
+        assert counts == np.histogram(held, whole.edges)[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -73,14 +95,14 @@ def test_latency_is_counted_in_logarithmic_bins_and_absences_beside_them():
 )
 def test_a_histogram_of_little_loses_nothing(metric, values):
     values = np.array(values, float)
-    found = histogram(metric, values, values)
+    found = counted(metric, values, values)
     assert sum(found.incumbent) + found.never_incumbent == len(values)
     assert len(found.edges) == len(found.incumbent) + 1
     assert np.all(np.diff(found.edges) > 0)
 
 
 def test_ones_and_zeros_are_counted_apart():
-    found = histogram(ERRORS, np.array([0.0, 1, 1, 0]), np.array([0.0, 0, 1, np.nan]))
+    found = counted(ERRORS, np.array([0.0, 1, 1, 0]), np.array([0.0, 0, 1, np.nan]))
     assert (found.incumbent, found.candidate, found.never_candidate) == ([2, 2], [2, 1], 1)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 
@@ -57,6 +58,12 @@ def asked(tmp_path):
     return question(tmp_path, None)
 
 
+@pytest.fixture
+def collected(asked):
+    """Of a collector's pairs, where also `ended` may be any text: a collector may be newer than its reader."""
+    return replace(asked, by_hand=False)
+
+
 def made(asked, lines: list[PairLine], answer: Verdict | None = None):
     read = recording(asked, ((Place(None, number), line) for number, line in enumerate(lines)))
     compared = read.comparison()
@@ -71,10 +78,10 @@ def attacked(lines: list[PairLine], attack: str) -> list[PairLine]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_a_model_writes_is_text_and_nothing_else(asked, attack):
+def test_what_a_model_writes_is_text_and_nothing_else(collected, attack):
     lines = simulated(90, 0.3)
-    harmless = Page(page(made(asked, attacked(lines, "harmless"))))
-    found = Page(page(made(asked, attacked(lines, attack))))
+    harmless = Page(page(made(collected, attacked(lines, "harmless"))))
+    found = Page(page(made(collected, attacked(lines, attack))))
     assert attack in "".join(found.said)
     assert not found.open
     assert found.attributes == harmless.attributes
@@ -98,8 +105,8 @@ def test_the_policy_allows_this_style_alone(asked):
     assert text.count("<style") == 1
 
 
-def test_control_characters_are_shown_as_replaced(asked):
-    text = page(made(asked, attacked(simulated(90, 0.3), "a\x00\x1b[31mb\x85")))
+def test_control_characters_are_shown_as_replaced(collected):
+    text = page(made(collected, attacked(simulated(90, 0.3), "a\x00\x1b[31mb\x85")))
     assert "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31mb\N{REPLACEMENT CHARACTER}" in text
 
 

@@ -31,15 +31,19 @@ def token(**changes):
 
 
 class Cluster:
-    """An API server that publishes its keys, and an operator."""
+    """An API server that publishes its keys and the settings, and an operator."""
 
     def __init__(self):
         self.reports = []
+        self.documents = []
+        """What the settings were, oldest first; none: nobody may read them."""
+        self.label = "collector"
 
     def application(self):
         made = web.Application()
         made.router.add_get(DISCOVERY_PATH, self._discovery)
         made.router.add_get(KEYS_PATH, self._keys)
+        made.router.add_get("/api/v1/namespaces/team/configmaps", self._settings)
         made.router.add_post("/v1/namespaces/team/modelendpoints/prod/collector", self._report)
         return made
 
@@ -49,6 +53,30 @@ class Cluster:
     async def _keys(self, _):
         published = jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
         return web.json_response({"keys": [{**published, "kid": "k", "use": "sig", "alg": "RS256"}]})
+
+    def say(self, document):
+        """Settings from now on."""
+        self.documents.append(json.dumps(document.to_json()))
+
+    async def _settings(self, request):
+        assert request.query["fieldSelector"] == "metadata.name=prod-collector"
+        if not self.documents:
+            return web.Response(status=403)
+        if "watch" not in request.query:
+            return web.json_response(
+                {"metadata": {"resourceVersion": str(len(self.documents))}, "items": [self._record(self.documents[-1])]}
+            )
+        told, response = int(request.query["resourceVersion"]), web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            for told, document in enumerate(self.documents[told:], told + 1):  # noqa: B020 - from where it is
+                record = self._record(document)
+                record["metadata"]["resourceVersion"] = str(told)
+                await response.write(json.dumps({"type": "MODIFIED", "object": record}).encode() + b"\n")
+            await asyncio.sleep(0.01)
+
+    def _record(self, document):
+        return {"metadata": {"name": "prod-collector", "labels": {"graft.dev/record": self.label}}, "data": {"collector.json": document}}
 
     async def _report(self, request):
         self.reports.append((request.headers["Authorization"], await request.json()))
@@ -85,6 +113,8 @@ class Program:
 
     async def start(self):
         command = [sys.executable, "-m", "graft_serving.main", "collector"]
+        """Begin; a process that is still there is a mistake of the test's."""
+        assert self.process is None or self.process.returncode is not None
         self.process = await asyncio.create_subprocess_exec(*command, env=self.environment, stdout=self.log, stderr=self.log)
 
     async def end(self, number):

@@ -23,7 +23,8 @@ from graft_api.tee import BOOT_HEADER, DROPPED_HEADER, EXCHANGES_PATH, NUMBERED_
 from graft_evaluation.pairs.contrasts import plans
 from graft_evaluation.pairs.lines import read_lines
 from graft_serving.agent.tokens import Answer
-from graft_serving.collector.chain import Chain, Commit
+from graft_serving.collector.chain import Chain
+from graft_serving.collector.commits import Commit
 from graft_serving.collector.frames import write_frames
 from graft_serving.collector.ingest import Intake, application
 from graft_serving.collector.journal import Clock
@@ -34,6 +35,7 @@ from graft_serving.collector.store import FolderStore, Store
 
 OLD, NEW = "dsl-old", "dsl-new"
 START = 1_800_000_000
+DELIVERY_SECONDS = 30
 
 
 def chat(text: str, model: str = "dsl", finish: str = "stop", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -170,10 +172,11 @@ class FakeGateway:
         return status
 
     async def deliver(self, session: aiohttp.ClientSession, url: str, exchanges: list[Any]) -> None:
-        """Until it has arrived."""
-        while (status := await self.send(session, url, exchanges)) != 204:
-            assert status in (0, 429, 503), status
-            await asyncio.sleep(0.02)
+        """Until it has arrived. Raises `TimeoutError`: a collector that failed at its start never takes anything."""
+        async with asyncio.timeout(DELIVERY_SECONDS):
+            while (status := await self.send(session, url, exchanges)) != 204:
+                assert status in (0, 429, 503), status
+                await asyncio.sleep(0.02)
 
 
 METRICS = [
@@ -221,10 +224,11 @@ class World:
     room: int = 64 * 1024 * 1024
     store: Store | None = None
     writer: str = "w1"
+    run_directory: Path | None = None
 
     async def start(self) -> None:
         compare = self.compare
-        around = Surroundings(self.writer, Path("/nowhere"), {}, self.clock, Random(1))  # noqa: S311
+        around = Surroundings(self.writer, Path("/nowhere"), {}, self.clock, Random(1), self.run_directory)  # noqa: S311
         self.reporter = Reporter(self.writer, self.settings, self.clock.now, lambda: None)
         self.service, self.lane, self.equipment = compare_lane(compare, around, self.reporter)
         if self.store is not None:
@@ -248,7 +252,7 @@ class World:
     async def commit(self) -> None:
         await self.journal.commit(self.reporter.read)
 
-    async def idle(self, seconds: float = 1.8) -> None:
+    async def idle(self, seconds: float = 30.0) -> None:
         """Until nothing is in memory but the open segment."""
         async with asyncio.timeout(seconds):
             while self.lane.held:  # noqa: ASYNC110

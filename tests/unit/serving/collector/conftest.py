@@ -1,5 +1,6 @@
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,25 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield made
 
 
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., Awaitable[None]]:
+    """Wait until something is true."""
+
+    async def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not true():  # noqa: ASYNC110 - it is somebody else's state
+                await asyncio.sleep(0.005)
+
+    return until
+
+
 @pytest.fixture
 async def start(shadow: collector_world.FakeShadow, tmp_path: Path) -> AsyncIterator[Any]:
     """Start a collector; it is killed when the test is over."""
     running = []
 
     async def begin(**changes: Any) -> collector_world.World:
-        own = {name: changes.pop(name) for name in ("clock", "room", "store", "writer") if name in changes}
+        own = {name: changes.pop(name) for name in ("clock", "room", "store", "writer", "run_directory") if name in changes}
         world = collector_world.World(collector_world.settings(f"file://{tmp_path}/store", shadow.url, **changes), **own)
         running.append(world)
         await world.start()

@@ -58,7 +58,7 @@ async def gateway():
 
 
 async def test_what_the_gateway_tells_becomes_pairs(gateway, shadow, start, tmp_path):
-    world = await start()
+    world = await start(content="Full")
     shadow.does = lambda version, prompt: Does("yes" if version == NEW else "no")
     gateway.point(world.url.removeprefix("http://"))
     for index in range(20):

@@ -1,19 +1,26 @@
 # ruff: noqa: PLR0917 -- fixtures
 import asyncio
+from collections import Counter
 from random import Random
 
 import pytest
-from collector_world import NEW, OLD, START, Does, FakeGateway, committed, key
+from collector_world import METRICS, NEW, OLD, START, Does, FakeGateway, committed, key
 
+from graft_api.collect import Content
 from graft_evaluation.paired.outcomes import Answer
 from graft_evaluation.paired.wire import to_bytes
 from graft_evaluation.pairs.contrasts import CONTROL, INSTRUMENT, PRODUCTION, plans, summed
+from graft_evaluation.pairs.sides import Said, Side
 from graft_serving.backoff import Backoff
-from graft_serving.collector.answers import Said, Side
+from graft_serving.collector.drawing import Purpose, place
 from graft_serving.collector.journal import Clock
-from graft_serving.collector.shadow import AwayError, Gate, Reply
+from graft_serving.collector.pseudonyms import pseudonym_key
+from graft_serving.collector.redactor import Redactor
+from graft_serving.collector.shadow import AwayError, Gate, GivenUpError, Reply
+from graft_serving.collector.store import away
 
 REPLY = Reply(Side(Said(Answer.COMPLETE, "yes"), 0.1), 200, b"yes")
+BROKEN_OFF = Reply(Side(Said(Answer.ERROR), 0.1), 0, b"")
 
 
 @pytest.fixture
@@ -186,9 +193,68 @@ async def test_the_first_control_pairs_of_a_cold_shadow_are_no_measure_of_its_sp
     await world.idle()
     await world.commit()
     sums = world.journal.chain.total.sums
-    assert sums[CONTROL].summary.pairs.sum() == 7
-    assert dict(sums[CONTROL].summary.tallies.exclusions) == {("warm-up", "Both"): 3}
+    assert not sums[CONTROL].summary.tallies.exclusions
     assert sums[PRODUCTION].summary.pairs.sum() == 10
+    _, lines = committed(tmp_path / "store", world.compare)
+    assert Counter(tuple(line.values[CONTROL]) for line in lines) == {("errors",): 3, ("latency", "errors"): 7}
+
+
+async def test_where_only_times_are_compared_cold_pairs_are_left_out(gateway, session, start):
+    world = await start(controlShare="1", warmUpRequests=3, metrics=[METRICS[0], METRICS[2]])
+    await gateway.deliver(session, world.url, [gateway.exchange("q") for _ in range(10)])
+    await world.idle()
+    await world.commit()
+    control = world.journal.chain.total.sums[CONTROL].summary
+    assert (control.pairs.sum(), dict(control.tallies.exclusions)) == (7, {("warm-up", "Both"): 3})
+
+
+@pytest.mark.parametrize("warm_up", [0, 20])
+@pytest.mark.parametrize("culprit", [NEW, OLD], ids=["candidate", "incumbent"])
+async def test_who_brings_the_shadow_down_and_is_asked_first_has_the_error_though_it_comes_back(
+    culprit, warm_up, gateway, shadow, session, start, tmp_path
+):
+    world = await start(controlShare="1", warmUpRequests=warm_up, shadow={"waitingSeconds": 60, "concurrency": 1})
+
+    def crash(version, prompt):
+        if version != culprit:
+            return Does()
+        shadow.up = False
+        return Does(breaks=True)
+
+    shadow.does = crash
+    exchanges = [gateway.exchange("q") for _ in range(20)]
+    first = next(e for e in exchanges if (place(7, Purpose.ORDER, f"gateway-a:{e[0].number}") < 0.5) is (culprit == NEW))
+    await gateway.deliver(session, world.url, [first])
+    async with asyncio.timeout(30):
+        while world.equipment.gate.away is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    shadow.up = True
+    await world.idle()
+    await world.commit()
+    _, (line,) = committed(tmp_path / "store", world.compare)
+    assert line.values[CONTROL] == {"errors": (float(culprit == OLD), float(culprit == NEW))}
+    assert not line.exclusions
+    assert world.equipment.gate.returns == 1
+
+
+@pytest.mark.parametrize(
+    ("failures", "told", "returns"),
+    [(1, False, 0), (3, False, 0), (5, False, 1), (1, True, 1)],
+    ids=["a stray one", "a few", "an outage", "its door said so"],
+)
+async def test_only_after_an_outage_is_a_shadow_cold(failures, told, returns):
+    left, changes = [failures], []
+    gate = Gate(Backoff(0.001, 0.002, Random(1)), changes.append)  # noqa: S311
+
+    async def question():
+        if left[0]:
+            left[0] -= 1
+            raise AwayError("no connection", told=told)
+        return REPLY
+
+    await gate.ask(question, lambda: False)
+    await gate.ask(question, lambda: False)
+    assert (gate.returns, changes) == (returns, [False, True])
 
 
 @pytest.mark.parametrize(("content", "kept"), [("Full", True), ("Redacted", False), ("None", False)])
@@ -202,11 +268,73 @@ async def test_only_as_much_content_is_kept_as_may_be(content, kept, gateway, sh
     assert ("secret" in line.model_dump_json()) is kept
     stored = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
     assert kept or b"secret" not in stored
+    assert (line.request_id == "gateway-a-1", line.conversation == key("gateway-a-1")) == (kept, kept)
+    assert kept or (b"gateway-a-1" not in stored and key("gateway-a-1").encode() not in stored)
+    assert (line.request_id == "") is (content == "None")
     if content == "Redacted":
         assert line.production.digest == line.candidate.digest
         assert line.production.characters == 21
     if content == "None":
         assert (line.production.digest, line.production.characters, line.request_digest, line.request_bytes) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("secret", [{"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "secret"}, {}], ids=["credentials", "a volume"])
+def test_a_conversation_keeps_its_name_over_a_restart_and_has_another_in_every_test(secret, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, content in secret.items():
+        (tmp_path / name).write_text(content)
+    run = tmp_path / "run"
+    run.mkdir()
+    names = [
+        Redactor(Content.REDACTED, bytes(32), pseudonym_key(uid, tmp_path, run, away)).conversation(key("c")) for uid in ("u", "u", "v")
+    ]
+    assert names[0] == names[1] != names[2]
+    assert key("c") not in names
+    assert [file.stat().st_mode & 0o777 for file in run.iterdir()] == ([] if secret else [0o600, 0o600])
+
+
+async def test_the_conversations_of_a_test_go_on_after_a_restart(gateway, shadow, session, start, tmp_path):
+    worlds = []
+    for writer in ("w1", "w2"):
+        worlds.append(await start(metrics=[world_metric()], writer=writer, run_directory=tmp_path))
+        await gateway.deliver(session, worlds[-1].url, [gateway.exchange("q", conversation="c"), gateway.exchange("q")])
+        await worlds[-1].idle()
+        await worlds[-1].commit()
+        await worlds[-1].kill()
+    assert worlds[1].journal.chain.total.sums[PRODUCTION].summary.sample.table().distinct() == 3
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["it fails", "it answers"])
+async def test_a_candidate_after_whose_answer_the_shadow_is_gone_has_brought_it_down(answers, gateway, shadow, session, start, tmp_path):
+    """Asked first; then nobody is there to answer for the incumbent."""
+    now = [1000.0]
+    clock = Clock(lambda: START + now[0], lambda: now[0])
+    world = await start(clock=clock, controlShare="1", shadow={"waitingSeconds": 60, "concurrency": 1})
+
+    def crash(version, prompt):
+        if version == OLD:  # comes before: nothing is to be seen
+            return Does()
+        shadow.up = False
+        return Does(breaks=not answers)
+
+    shadow.does = crash
+    exchanges = [gateway.exchange("q") for _ in range(20)]
+    first = next(e for e in exchanges if place(7, Purpose.ORDER, f"gateway-a:{e[0].number}") < 0.5)
+    await gateway.deliver(session, world.url, [first])
+    async with asyncio.timeout(30):
+        while world.equipment.gate.away is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    now[0] += 61
+    await world.idle()
+    await world.commit()
+    _, (line,) = committed(tmp_path / "store", world.compare)
+    if answers:
+        assert line.exclusions == {CONTROL: ("shadow-away", "Both")}
+        assert CONTROL not in line.values
+    else:
+        assert line.values[CONTROL] == {"errors": (0.0, 1.0)}
+        assert not line.exclusions
 
 
 async def test_a_shadow_that_is_away_is_waited_for_and_no_outcome(gateway, shadow, session, start):
@@ -216,7 +344,7 @@ async def test_a_shadow_that_is_away_is_waited_for_and_no_outcome(gateway, shado
     await asyncio.sleep(0.1)
     assert world.equipment.gate.away == "its server is not up"
     shadow.up, shadow.versions = True, {OLD}
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(30):
         while world.equipment.gate.away != f"it does not have {NEW}":  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     shadow.versions.add(NEW)
@@ -248,6 +376,26 @@ async def test_once_the_shadow_is_back_all_who_wait_are_asked_beside_each_other_
     assert gate.away is None
 
 
+@pytest.mark.parametrize(("reply", "opens"), [(REPLY, True), (BROKEN_OFF, False)], ids=["an answer", "one that broke off"])
+async def test_only_a_whole_answer_says_that_a_shadow_which_others_found_away_is_there(reply, opens):
+    gate, crashed = Gate(Backoff(0.001, 0.002, Random(1))), asyncio.Event()  # noqa: S311
+
+    async def under_way():
+        await crashed.wait()
+        return reply
+
+    async def away():
+        crashed.set()
+        raise AwayError("its server is not up", told=True)
+
+    early = asyncio.ensure_future(gate.ask(under_way, lambda: False))
+    await asyncio.sleep(0)
+    with pytest.raises(GivenUpError):
+        await gate.ask(away, lambda: True)
+    assert await early == reply
+    assert (gate.away is None, gate.returns) == (opens, int(opens))
+
+
 async def test_a_request_that_waited_too_long_for_the_shadow_is_lost_and_counted(gateway, shadow, session, start):
     now = [1000.0]
     world = await start(clock=Clock(lambda: START + now[0], lambda: now[0]), shadow={"waitingSeconds": 60})
@@ -277,4 +425,4 @@ async def test_a_first_turn_is_told_from_later_ones(gateway, session, start, tmp
     await world.commit()
     _, lines = committed(tmp_path / "store", world.compare)
     assert {line.number: line.first_turn for line in lines} == {1: True, 2: False}
-    assert {line.conversation for line in lines} == {key("x")}
+    assert len({line.conversation for line in lines}) == 1

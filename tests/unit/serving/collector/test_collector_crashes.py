@@ -3,22 +3,39 @@
 import asyncio
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from collector_world import METRICS, OLD, Does, FakeGateway, World, committed, settings
 
+from graft_api.comparison import Clock as HourClock
+from graft_api.comparison import Outcome
 from graft_evaluation.paired.wire import to_bytes
 from graft_evaluation.pairs.contrasts import PRODUCTION, plans, summed
+from graft_evaluation.verdict import verdict
 from graft_serving.collector import chain as chains
+from graft_serving.collector import commits, reporter
 from graft_serving.collector import journal as journals
-from graft_serving.collector import reporter
-from graft_serving.collector.chain import Chain, DamagedError, FencedError, OtherTestError, Progress, Sealed
+from graft_serving.collector.adding import added_up
+from graft_serving.collector.chain import Chain
+from graft_serving.collector.commits import (
+    DamagedError,
+    FencedError,
+    FoldedError,
+    Progress,
+    Sealed,
+    path_of,
+    read_commit,
+)
+from graft_serving.collector.indexes import segments
+from graft_serving.collector.journal import Clock
 from graft_serving.collector.numbers import SILENT_SECONDS, Numbers
 from graft_serving.collector.observed import SUM, Key, ObservedSum, observed_algebra
+from graft_serving.collector.observed_time import ObservedTime
 from graft_serving.collector.store import FolderStore, StoreAwayError
 
-WRITES = 7
-"""Of the story: three segments, three commits, one snapshot."""
+WRITES = 8
+"""Of the story: three segments, three commits, one index, one snapshot."""
 
 
 class Killed(Exception):  # noqa: N818
@@ -215,7 +232,7 @@ def insist(chain, sealed):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("at", range(1, 25))
+@pytest.mark.parametrize("at", range(1, 50))
 def test_a_hiccup_of_the_store_at_any_call_makes_no_segment_count_twice(at, after, tmp_path, monkeypatch):
     monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 2)
     chain = Chain(HiccupStore(tmp_path, at, after=after), "w", observed_algebra())
@@ -223,9 +240,39 @@ def test_a_hiccup_of_the_store_at_any_call_makes_no_segment_count_twice(at, afte
         insist(chain, observation(number))
     again = Chain(FolderStore(tmp_path), "x", observed_algebra())
     again.resume()
+    third = Chain(FolderStore(tmp_path), "x", observed_algebra())
+    third.resume()
+    insist(third, observation(7))
+    insist(third, observation(8))
+    folded = [read_commit(FolderStore(tmp_path), path_of(number)).folded for number in range(1, 9)]
+    assert folded == sorted(folded, reverse=True)
+    assert (folded[3], folded[7]) == (True, False)
     for found in (chain, again):
         assert found.total.sequence == 6
         assert sum(cell.count for cell in found.total.sums[SUM].cells.values()) == 6
+
+
+def test_commits_keep_their_names_and_places_and_lose_their_sums_once_snapshots_have_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 3)
+    store = FolderStore(tmp_path)
+    sleeping, chain = Chain(store, "old", observed_algebra()), Chain(store, "w", observed_algebra())
+    sleeping.commit(observation(1))
+    chain.resume()
+    for number in range(2, 12):
+        chain.commit(observation(number))
+    assert [read_commit(store, path_of(number)).folded for number in range(1, 12)] == [True] * 6 + [False] * 5
+    assert [segment.path for segment in segments(store, 8)] == store.list("pairs/")[:8]
+    with pytest.raises(FencedError):
+        sleeping.commit(observation(2))
+    for through in range(6, 12):
+        total, _ = added_up(store, observed_algebra(), through=through)
+        assert (total.sequence, total.ended, sum(cell.count for cell in total.sums[SUM].cells.values())) == (through, through, through)
+    with pytest.raises(FoldedError, match="commit 1 was folded"):
+        added_up(store, observed_algebra(), through=5)
+    for path in store.list("snapshots/"):
+        store.delete(path)
+    with pytest.raises(DamagedError, match="a later snapshot, which is not there"):
+        Chain(store, "x", observed_algebra()).resume()
 
 
 def test_a_store_that_only_says_that_a_commit_is_there_fences_nobody(tmp_path):
@@ -238,6 +285,71 @@ def test_a_store_that_only_says_that_a_commit_is_there_fences_nobody(tmp_path):
         chain.commit(observation(1))
 
 
+def objects(world):
+    folder = Path(world.compare.store.removeprefix("file://"))
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def given_up(world, session):
+    """Return why a collector ends its test; it goes on, takes what comes, and writes nothing over what lies there."""
+    before = objects(world)
+    await world.start()
+    gateway = FakeGateway("gateway-late")
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    report = world.reporter.picture(1)
+    found = verdict(report.comparison, world.compare.limits, HourClock(elapsed=0, duration=168, max_duration=336))
+    await world.service.drain()
+    assert not world.task.done()
+    await world.kill()
+    assert objects(world) == before
+    assert (report.test_uid, world.lane.held, found.outcome) == (world.compare.uid, 0, Outcome.ERROR)
+    (sentence,) = report.comparison.broken
+    assert found.sentence == f"Error: {sentence}"
+    return sentence
+
+
+async def test_a_test_whose_scorer_cannot_be_built_is_an_error_at_once(session, tmp_path):
+    judged = {"metric": METRICS[0]["metric"], "scorer": {"http": {"url": "https://judge", "tokenEnv": "NOT_THERE"}}}
+    world = World(settings(f"file://{tmp_path}/store", "nobody:1", metrics=[judged, *METRICS[1:]]))
+    told = await given_up(world, session)
+    assert told == "the scorer of wrong: http.tokenEnv: there is no environment variable NOT_THERE, or it is empty"
+
+
+async def test_a_chain_that_is_found_damaged_ends_the_test_with_what_was_read_before(shadow, session, tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "SWEEP_SECONDS", 0)
+    monkeypatch.setattr(journals, "IDLE_SECONDS", -1)
+    gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url, segments={"seconds": 1}))
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    await world.idle()
+    await world.commit()
+    (tmp_path / "store" / "pairs/2027-01-01").mkdir(parents=True)
+    (tmp_path / "store" / "pairs/2027-01-01/00000002-x.jsonl.zst").write_bytes(b"what a crash left")
+    monkeypatch.setattr(chains, "read_commit", damaged)
+    await met(lambda: world.service.over)
+    comparison = world.reporter.picture(1).comparison
+    await world.kill()
+    assert (comparison.contrasts[0].pairs, comparison.broken) == (1, ["the store: commits/00000/00000002.json is no commit"])
+
+
+def damaged(_, path):
+    raise DamagedError(f"{path} is no commit")
+
+
+async def test_who_is_overtaken_ends(shadow, session, tmp_path):
+    options = settings(f"file://{tmp_path}/store", shadow.url, segments={"seconds": 1})
+    zombie, world = World(options, writer="old"), World(options, writer="new")
+    await zombie.start()
+    await world.start()
+    await world.commit()
+    with pytest.raises(ExceptionGroup) as group:
+        async with asyncio.timeout(10):
+            await zombie.task
+    assert group.group_contains(FencedError)
+    for running in (zombie, world):
+        await running.kill()
+
+
 async def test_what_lies_there_from_other_settings_is_not_added_up(shadow, session, tmp_path):
     gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
     await world.start()
@@ -246,10 +358,7 @@ async def test_what_lies_there_from_other_settings_is_not_added_up(shadow, sessi
     await world.commit()
     await world.kill()
     other = World(settings(f"file://{tmp_path}/store", shadow.url, seed=8), writer="w2")
-    with pytest.raises(ExceptionGroup) as group:
-        await other.start()
-    assert group.group_contains(DamagedError, match="other settings")
-    await other.kill()
+    assert (await given_up(other, session)).startswith("the store: commit 1 was written with other settings, or is damaged")
 
 
 OTHER_TESTS = {
@@ -270,10 +379,9 @@ async def test_what_another_test_measured_is_not_added_up(changes, snapshot, sha
     await world.commit()
     await world.kill()
     other = World(settings(f"file://{tmp_path}/store", shadow.url, **changes), writer="w2")
-    with pytest.raises(ExceptionGroup) as group:
-        await other.start()
-    assert group.group_contains(OtherTestError, match="give this test a store of its own")
-    await other.kill()
+    told = await given_up(other, session)
+    assert told.startswith("the store: commit 1 is of another test")
+    assert told.endswith("give this test a store of its own, or empty this one")
     again = World(world.settings, writer="w3")
     await again.start()
     await again.kill()
@@ -299,6 +407,24 @@ async def test_pairs_are_deleted_in_time_and_their_sums_stay(shadow, session, tm
     await again.kill()
 
 
+@pytest.mark.parametrize(
+    ("jumps", "passed", "kept"), [(40 * 86_400, 60, True), (31 * 86_400, 31 * 86_400, False)], ids=["a jump", "a month"]
+)
+async def test_a_clock_that_jumps_makes_no_pair_old(jumps, passed, kept, shadow, session, tmp_path):
+    wall, monotonic = [1_800_000_000.0], [1000.0]
+    clock = Clock(lambda: wall[0], lambda: monotonic[0])
+    gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url), clock=clock)
+    await world.start()
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    await world.idle()
+    await world.commit()
+    wall[0] += jumps
+    monotonic[0] += passed + journals.SWEEP_SECONDS
+    await world.commit()
+    await world.kill()
+    assert bool(FolderStore(tmp_path / "store").list("pairs/")) is kept
+
+
 async def test_after_sigterm_what_is_being_asked_is_finished_and_written(shadow, session, tmp_path):
     shadow.does = lambda version, prompt: Does(seconds=0.1)
     gateway, world = FakeGateway(), World(settings(f"file://{tmp_path}/store", shadow.url))
@@ -311,8 +437,93 @@ async def test_after_sigterm_what_is_being_asked_is_finished_and_written(shadow,
     assert sorted(line.number for line in lines) == [1, 2]
 
 
+async def test_what_is_cut_off_after_sigterm_is_lost_for_a_cause_of_its_own(shadow, session, tmp_path):
+    """The slow candidate's, and not the one that nobody asked."""
+    shadow.does = lambda version, prompt: Does(seconds=5 if prompt == "slow" else 0.1)
+    gateway = FakeGateway()
+    world = World(
+        settings(
+            f"file://{tmp_path}/store", shadow.url, controlShare="0", metrics=METRICS[:1], shadow={"concurrency": 2, "timeoutSeconds": 300}
+        )
+    )
+    await world.start()
+    world.service.finish = lambda: world.lane.drain(0.3)
+    await gateway.deliver(session, world.url, [gateway.exchange(prompt) for prompt in ("slow", "quick", "slow", "slow")])
+    while len(shadow.asked) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await world.stop()
+    chain, lines = committed(tmp_path / "store", world.compare)
+    assert [line.number for line in lines] == [2]
+    assert chain.total.progress.lost == {"cut-off": 2}
+    assert Numbers(chain.total.progress.numbers).lost(time.time() + SILENT_SECONDS + 1) == {"never-came": 1}
+
+
+async def test_hours_in_which_the_store_is_away_are_not_observed(shadow, tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "FIRST_PAUSE", 0.01)
+    now, store = [1000.0], AwayStore(tmp_path / "store")
+    store.away = False
+    world = World(settings(f"file://{tmp_path}/store", shadow.url), store=store, clock=Clock(lambda: now[0], lambda: now[0]))
+    await world.start()
+    now[0] += 100
+    store.away = True
+    committing = asyncio.ensure_future(world.commit())
+    await met(lambda: world.journal.store_away)
+    now[0] += 5000
+    store.away = False
+    await committing
+    now[0] += 30
+    await world.commit()
+    await world.kill()
+    assert world.journal.chain.total.progress.observed_seconds == 130
+
+
+async def test_hours_in_which_the_shadow_is_away_are_not_observed(shadow, session, tmp_path):
+    now = [1000.0]
+    world = World(settings(f"file://{tmp_path}/store", shadow.url), clock=Clock(lambda: now[0], lambda: now[0]))
+    await world.start()
+    now[0] += 100
+    shadow.up = False
+    gateway = FakeGateway()
+    await gateway.deliver(session, world.url, [gateway.exchange("1")])
+    await met(lambda: world.equipment.gate.away)
+    now[0] += 500
+    await world.commit()
+    assert world.journal.chain.total.progress.observed_seconds == 100
+    shadow.up = True
+    await world.idle()
+    now[0] += 7
+    await world.commit()
+    await world.kill()
+    assert world.journal.chain.total.progress.observed_seconds == 107
+
+
+async def met(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def test_two_outages_at_a_time_stop_the_observed_time_once():
+    now = [0.0]
+    observed = ObservedTime(lambda: now[0])
+    observed.restart(10)
+    now[0] = 5
+    observed.lacks("store", 3)
+    now[0] = 6
+    observed.lacks("shadow")
+    observed.lacks("shadow")
+    now[0] = 8
+    observed.has("store")
+    now[0] = 20
+    assert observed.seconds == 13
+    observed.has("shadow")
+    observed.has("shadow")
+    now[0] = 21
+    assert observed.seconds == 14
+
+
 def test_a_long_chain_is_resumed_from_its_snapshot_and_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(chains, "BLOCK", 4)
+    monkeypatch.setattr(commits, "BLOCK", 4)
     monkeypatch.setattr(chains, "SNAPSHOT_EVERY", 5)
     store = FolderStore(tmp_path)
     chain = Chain(store, "w", observed_algebra())

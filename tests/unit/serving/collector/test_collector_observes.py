@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import random
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -19,6 +21,8 @@ from graft_serving.collector.journal import Clock
 from graft_serving.collector.lanes import Surroundings, observe_lane
 from graft_serving.collector.metrics import ObservedMetrics
 from graft_serving.collector.observed import SUM, UNIT, Cell, Key, ObservedSum
+from graft_serving.collector.pacing import SLOT_SECONDS, Pace
+from graft_serving.collector.reporter import Reporter
 
 HOUR = START // 3600
 SCORES = [
@@ -33,7 +37,8 @@ class Observed:
         domains = [{"domain": "dsl", "scores": changes.pop("scores", SCORES), **changes}]
         settings = parse(Observe, {"domains": domains, "store": f"file://{tmp_path}/store", "segments": {"seconds": 3600}})
         clock = Clock(lambda: now[0], lambda: now[0])
-        self.service, self.lane = observe_lane(settings, Surroundings(f"w{now[0]}", tmp_path, {}, clock, Random(1)))
+        self.reporter = Reporter(f"w{now[0]}", CollectorSettings(observe=settings), clock.now, lambda: None)
+        self.service, self.lane = observe_lane(settings, Surroundings(f"w{now[0]}", tmp_path, {}, clock, Random(1)), self.reporter)
         self.journal = self.service.journal
         self.intake = Intake([(self.lane, lambda: self.journal.numbers)], 10**8, clock.now, lambda: self.service.resumed)
 
@@ -108,6 +113,21 @@ async def test_a_restart_counts_nothing_twice_and_goes_on(tmp_path, now, session
     assert (cell.count, cell.right) == (11, 10)
 
 
+async def test_a_score_whose_scorer_cannot_be_built_counts_as_broken_and_the_others_go_on(tmp_path, now, session, caplog):
+    away = {"name": "judged", "scorer": {"http": {"url": "https://judge", "tokenEnv": "NOT_THERE"}}}
+    gateway, registry = FakeGateway(), CollectorRegistry()
+    async with Observed(tmp_path, now, scores=[away, *SCORES]) as observed:
+        registry.register(ObservedMetrics(observed.lane))
+        await observed.take(gateway, session, [gateway.exchange("q", "yes") for i in range(5)])
+        cells = await observed.commit()
+    text = generate_latest(registry).decode()
+    assert 'graft_observed_broken_total{cause="NotBuilt",domain="dsl",score="judged",version="dsl-old"} 5.0' in text
+    assert 'graft_observed_right_total{domain="dsl",score="compile",version="dsl-old"} 5.0' in text
+    assert dict(cells[Key(HOUR, "dsl", "dsl-old", "judged")].broken) == {"NotBuilt": 5}
+    assert caplog.text.count("judged of dsl cannot be built") == 1
+    assert "there is no environment variable NOT_THERE" in caplog.text
+
+
 async def test_prometheus_can_ask_for_the_share_that_a_launch_criterion_names(tmp_path, now, session):
     gateway, registry = FakeGateway(), CollectorRegistry()
     async with Observed(tmp_path, now) as observed:
@@ -116,6 +136,16 @@ async def test_prometheus_can_ask_for_the_share_that_a_launch_criterion_names(tm
     text = generate_latest(registry).decode()
     assert 'graft_observed_answers_total{domain="dsl",score="compile",version="dsl-old"} 5.0' in text
     assert 'graft_observed_right_total{domain="dsl",score="compile",version="dsl-old"} 4.0' in text
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_prometheus_sees_that_the_store_is_away_while_nothing_is_compared(tmp_path, now, away):
+    registry = CollectorRegistry()
+    async with Observed(tmp_path, now) as observed:
+        registry.register(ObservedMetrics(observed.lane))
+        observed.journal.store_away = away
+        assert registry.get_sample_value("graft_observed_store_away") == float(away)
+        assert observed.reporter.picture(1).store_away is away, "and so does the operator"
 
 
 async def test_a_scorer_that_breaks_is_not_a_wrong_answer(tmp_path, now, session):
@@ -131,15 +161,49 @@ async def test_a_budget_is_of_one_day_and_survives_a_restart(tmp_path, now, sess
     gateway = FakeGateway()
     scores = [{"name": "compile", "scorer": {"regex": {"pattern": "yes"}, "sample": {"maxRequests": 6}}}]
     counts = []
-    for later in (1, 2, 86_400):
+    midnight = START // 86_400 * 86_400
+    for later in (86_399, 86_399, 2 * 86_400, 2 * 86_400 + 14_400):
+        now[0] = float(midnight + later)
         async with Observed(tmp_path, now, scores=scores) as observed:
-            await observed.take(gateway, session, [gateway.exchange("q") for _ in range(4)])
-            counts.append((await observed.commit())[Key(HOUR, "dsl", "dsl-old", "compile")].count)
-        now[0] += later
-    assert counts == [4, 6, 6]
-    async with Observed(tmp_path, now, scores=scores) as observed:
-        await observed.take(gateway, session, [gateway.exchange("q") for _ in range(4)])
-        assert (await observed.commit())[Key(HOUR, "dsl", "dsl-old", "compile")].count == 10
+            await observed.take(gateway, session, [gateway.exchange("q") for _ in range(9)])
+            cells = await observed.commit()
+            counts.append(sum(cell.count for key, cell in cells.items() if key.score == "compile"))
+    assert counts == [1, 2, 2, 3], "late on a day there is more left of it than is spent at once; by four o'clock there is one"
+
+
+@pytest.mark.parametrize("budget", [10, 200, 5000])
+def test_a_budget_is_spent_over_the_day_on_whoever_the_hash_chooses(budget):
+    """Traffic by day is ten times that of the night, and within a slot those who come first are no better off."""
+    chance, pace, spent, hours, early = random.Random(4), Pace(budget), 0, Counter(), 0
+    for second in range(86_400):
+        busy = 8 * 3600 <= second < 20 * 3600
+        for _ in range(1 if busy else second % 10 == 0):
+            if pace.take(1, chance.random(), 1_800_057_600 + second, spent):
+                spent += 1
+                hours[second // 3600] += 1
+                early += second % SLOT_SECONDS < SLOT_SECONDS / 2
+    assert 0.85 * budget <= spent <= budget
+    assert max(hours.values()) <= max(2, budget / 24 * 1.5)
+    assert len(hours) >= min(budget, 24) * 0.8
+    assert budget < 5000 or early / spent < 0.75
+
+
+def test_a_start_at_noon_does_not_spend_half_a_day_at_once():
+    pace = Pace(2400)
+    assert sum(pace.take(1, 0.0, 1_800_057_600 + 12 * 3600, spent) for spent in range(2400)) == 100
+
+
+@pytest.mark.parametrize("budget", [10, 400])
+def test_a_tests_budget_is_spent_over_its_duration_and_what_is_left_in_its_extension(budget):
+    """Three answers a second for an hour, of which traffic stops after the first half; then it goes on beyond the horizon."""
+    chance, pace, spent, taken = random.Random(4), Pace(budget, 3600.0), 0, Counter()
+    for tick in range(3 * 5400):
+        now = tick / 3
+        if not 1800 <= now < 3600 and pace.take(2, chance.random(), now, spent):
+            spent += 2
+            taken["first half" if now < 1800 else "extension"] += 2
+    assert 0.4 * budget <= taken["first half"] <= 0.5 * budget + 2
+    assert spent == budget, "all of it, and no more"
 
 
 async def test_only_the_sample_is_looked_at(tmp_path, now, session):

@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from collector_world import START, Does, FakeGateway, key
+from collector_world import METRICS, START, Does, FakeGateway, key
 
 from graft_serving.collector.admission import PATIENCE_SECONDS, SMALLEST_SHARE, Admission
 from graft_serving.collector.drawing import Purpose, place
@@ -22,7 +22,7 @@ def test_shares_are_nested_so_that_a_conversation_is_kept_or_left_out_whole():
     admitted = []
     for _ in range(6):
         now += PATIENCE_SECONDS
-        admitted.append({name for name in map(str, range(4000)) if admission.admits(name, 1, 900, now)})
+        admitted.append({name for name in map(str, range(4000)) if admission.admits(name, 900, now)})
     assert admission.share == 2.0**-6
     for wide, narrow in itertools.pairwise(admitted):
         assert narrow < wide
@@ -33,18 +33,30 @@ def test_the_share_comes_back_when_there_is_room_again():
     admission, now = Admission(7, 1000), 0.0
     for _ in range(40):
         now += PATIENCE_SECONDS
-        admission.admits("x", 1, 900, now)
+        admission.admits("x", 900, now)
     assert admission.share == SMALLEST_SHARE
     for _ in range(40):
         now += PATIENCE_SECONDS
-        admission.admits("x", 1, 0, now)
+        admission.admits("x", 0, now)
     assert admission.share == 1
 
 
 def test_beyond_the_room_nobody_gets_in():
     admission = Admission(7, 1000)
-    assert admission.admits("x", 100, 900, 0.0)
-    assert not admission.admits("x", 101, 900, 0.0)
+    assert admission.admits("x", 999, 0.0)
+    assert not admission.admits("x", 1000, 0.0)
+
+
+async def test_at_the_ceiling_small_exchanges_do_not_get_in_where_large_ones_do_not(shadow, session, start):
+    world = await start(shadow={"waitingBytes": MIB, "concurrency": 1})
+    shadow.up = False
+    gateway = FakeGateway()
+    kept = [name for name in map(str, range(4000)) if place(7, Purpose.ADMISSION, key(name)) < 0.01]
+    for name in kept[:2]:
+        await gateway.deliver(session, world.url, [gateway.exchange("x" * 600_000, conversation=name)])
+    assert (world.lane.held > MIB, world.journal.lost["overload"]) == (True, 0)
+    await gateway.deliver(session, world.url, [gateway.exchange(prompt, conversation=kept[2]) for prompt in ("small", "y" * 600_000)])
+    assert world.journal.lost["overload"] == 2
 
 
 def test_a_shadow_that_is_slow_on_hard_prompts_does_not_choose_easy_ones():
@@ -58,7 +70,7 @@ def test_a_shadow_that_is_slow_on_hard_prompts_does_not_choose_easy_ones():
         hard = conversation % 3 == 0 and (burst or conversation % 2 == 0)
         queue = [until for until in queue if until > now]
         offered.append(hard)
-        if admission.admits(key(str(conversation)), 1, len(queue), now):
+        if admission.admits(key(str(conversation)), len(queue), now):
             admitted.append(hard)
             queue.append(max(queue, default=now) + (3.0 if hard else 0.3))
     assert 0.05 < len(admitted) / len(offered) < 0.95, "it is overloaded, and goes on"
@@ -66,11 +78,35 @@ def test_a_shadow_that_is_slow_on_hard_prompts_does_not_choose_easy_ones():
     assert abs(sum(admitted) / len(admitted) - share) < 0.03
 
 
-def test_admission_and_control_share_are_drawn_apart():
-    admitted = [name for name in map(str, range(20_000)) if place(7, Purpose.ADMISSION, name) < 0.25]
-    controlled = sum(place(7, Purpose.CONTROL, name) < 0.2 for name in admitted)
-    assert controlled / len(admitted) == pytest.approx(0.2, abs=0.02)
-    assert len(admitted) == pytest.approx(5000, rel=0.1)
+@pytest.mark.parametrize("first", [Purpose.ADMISSION, Purpose.SHARE])
+@pytest.mark.parametrize("second", [Purpose.CONTROL, Purpose.SHARE, Purpose.ADMISSION])
+def test_admission_share_and_control_share_are_drawn_apart(first, second):
+    chosen = [name for name in map(str, range(20_000)) if place(7, first, name) < 0.25]
+    of_these = sum(place(7, second, name) < 0.2 for name in chosen)
+    assert of_these / len(chosen) == pytest.approx(0.8 if first is second else 0.2, abs=0.02)
+    assert len(chosen) == pytest.approx(5000, rel=0.1)
+
+
+async def test_conversations_outside_the_share_are_as_if_they_had_never_come(shadow, session, start):
+    world = await start(share="0.25", controlShare="0", metrics=[METRICS[0]])
+    gateway = FakeGateway()
+    batch = [gateway.exchange("q", conversation=f"c{i // 2}") for i in range(400)]
+    batch += [gateway.exchange("q", conversation=f"c{i}", status=502) for i in range(200)]
+    gateway.numbered += 100  # which never come
+    await gateway.deliver(session, world.url, batch)
+    await world.idle()
+    await world.commit()
+    chosen = {i for i in range(200) if place(7, Purpose.SHARE, key(f"c{i}")) < 0.25}
+    assert 30 < len(chosen) < 70
+    summary = world.journal.chain.total.sums["production"].summary
+    assert summary.pairs.sum() == len(shadow.asked) == 2 * len(chosen)
+    assert dict(summary.tallies.exclusions) == {("production-failed", "Incumbent"): len(chosen)}
+    assert not world.journal.lost
+    assert world.journal.numbers.state().boots["gateway-a"].settled == 600
+    world.reporter._read_at = float("-inf")
+    await world.commit()
+    lost = world.reporter.picture(1).comparison.lost_pairs
+    assert lost == -(-100 * 3 * len(chosen) // 600), "of those that never came the share is this test's"
 
 
 @pytest.mark.parametrize("dead", [True, False], ids=["dead", "slow"])
@@ -84,7 +120,7 @@ async def test_with_a_dead_or_slow_shadow_memory_stays_bounded_and_everything_is
         now[0] += PATIENCE_SECONDS
         await gateway.deliver(session, world.url, [gateway.exchange("x" * 20_000, conversation=f"c{step}-{i}") for i in range(10)])
         most = max(most, world.lane.held)
-    assert MIB / 2 < most <= MIB
+    assert MIB / 2 < most <= MIB + 30_000
     lost = world.journal.lost["overload"]
     assert lost + world.lane.waiting + world.lane._asking == 300
     assert world.lane.admitted_share < 0.01
@@ -121,7 +157,7 @@ async def test_a_store_that_is_away_stops_the_workers_and_not_the_memory(shadow,
         await gateway.deliver(session, world.url, [gateway.exchange("x" * 20_000) for _ in range(10)])
         await asyncio.sleep(0.02)
     await held.wait()
-    assert world.lane.held <= MIB
+    assert world.lane.held <= MIB + 30_000
     assert world.journal.open.size < 65_536 + 9 * 30_000
     assert world.journal.lost["overload"] > 0
     assert world.journal.store_away

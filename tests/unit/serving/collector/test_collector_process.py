@@ -15,6 +15,8 @@ from graft_api.schema import parse
 from graft_runtime.environment import MissingSetting
 from graft_serving.collector.settings import read_settings
 
+SCORED = 'graft_observed_right_total{domain="dsl",score="right",version="dsl-old"} 3.0'
+
 
 @pytest.fixture
 async def cluster():
@@ -48,6 +50,22 @@ async def test_a_process_begins_takes_reports_and_ends_in_order(program, cluster
     assert report.comparison is not None
     assert await program.end(signal.SIGTERM) == 0, (tmp_path / "log").read_text()
     assert "secret" not in (tmp_path / "log").read_text()
+
+
+async def test_a_test_that_cannot_begin_is_told_of_and_production_is_still_observed(program, cluster, session, tmp_path):
+    document = settings(f"file://{tmp_path}/store", "nobody:1").to_json()
+    document["compare"]["metrics"][0]["scorer"] = {"http": {"url": "https://judge", "tokenEnv": "NOT_THERE"}}
+    domains = [{"domain": "dsl", "scores": [{"name": "right", "scorer": {"regex": {"pattern": "yes"}}}]}]
+    document["observe"] = {"domains": domains, "store": f"file://{tmp_path}/observed"}
+    (tmp_path / "collector.json").write_text(json.dumps(document))
+    await program.start()
+    gateway = FakeGateway(token=token())
+    await gateway.deliver(session, program.url, [gateway.exchange("q") for _ in range(3)])
+    async with asyncio.timeout(10):
+        while not (told := cluster.reports and cluster.reports[-1][1].get("comparison")) or SCORED not in await program.metrics(session):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert told["broken"] == ["the scorer of wrong: http.tokenEnv: there is no environment variable NOT_THERE, or it is empty"]
+    assert await program.end(signal.SIGTERM) == 0, (tmp_path / "log").read_text()
 
 
 async def test_only_the_gateways_of_its_endpoint_get_in(program, session):

@@ -12,12 +12,11 @@ from graft_api.collect import MeasuredMetric, Observe
 from graft_api.schema import Invalid, parse
 from graft_api.tee import ExchangeHead
 from graft_evaluation.paired.outcomes import Answer, value
+from graft_evaluation.pairs import scoring as scorings
+from graft_evaluation.pairs.scoring import Scoring, Trio
+from graft_evaluation.pairs.sides import Said, Side, Whose
 from graft_evaluation.scorers import Broken, Score, ToolCall
-from graft_serving.collector import scoring as scorings
-from graft_serving.collector.answers import Said, Side
 from graft_serving.collector.questions import ExcludedError, read_question
-from graft_serving.collector.questions import Side as Whose
-from graft_serving.collector.scoring import Scoring, Trio
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "required": ["a"]}}}]
 ANTHROPIC = [{"name": "look", "input_schema": {"type": "object", "required": ["a"]}}]
@@ -45,7 +44,7 @@ def metric(kind, direction, source, **fields):
 
 
 async def measured(one, trio):
-    scoring = Scoring([one], {})
+    scoring = Scoring([one], {}, lambda metric, requests, key: True)
     candidate, instrument = await scoring.quality(trio, "k")
     await scoring.aclose()
     return candidate, instrument
@@ -170,7 +169,7 @@ async def test_what_never_came_is_what_the_evaluation_takes_for_it(ended, kind):
 async def test_a_value_that_cannot_be_summed_is_the_worst_of_its_side_and_ends_nothing():
     one = metric("Mean", "LowerIsBetter", {"measure": "Length"}, worst=1.0)
     candidate, _ = await measured(one, Trio(question(), side("x"), side("x" * 70_000)))
-    assert (candidate.found, candidate.broken) == ({"m": (1.0, None)}, {})
+    assert (candidate.found, candidate.broken) == ({"m": (1.0, 1.0)}, {}), "nor does it count as worse than the worst"
 
 
 async def test_a_low_mean_of_a_scorer_counts_what_is_missing_to_the_best():
@@ -204,7 +203,7 @@ WRONG = {
     "no source": ({"metrics": [{"metric": METRICS[0]["metric"]}]}, "set exactly one of measure and scorer"),
     "a share of seconds": (
         {"metrics": [{"metric": METRICS[0]["metric"], "measure": "Latency"}]},
-        "does not have this kind of values",
+        "the other measures Mean or Quantile",
     ),
     "a name twice": ({"metrics": [METRICS[0], METRICS[0]]}, "a name of its own"),
     "latency without a control share": ({"controlShare": "0"}, "come from the control share"),

@@ -23,13 +23,13 @@ from graft_serving.agent.tokens import (
     TokenVerifier,
     accepted_answer,
     bearer,
-    gateway_of,
+    callers_of,
     verify,
 )
 
 NOW = 1_800_000_000.0
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-EXPECTED = gateway_of("shop", "assistant")
+EXPECTED = callers_of("shop", "assistant")
 CLAIMS = {
     "iss": ISSUER,
     "aud": ["graft.dev/door/assistant"],

@@ -73,3 +73,9 @@ def test_a_framing_that_could_be_read_in_two_ways_is_refused(headers: dict[str, 
 def test_an_unusual_head_is_refused(head: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_head(head)
+
+
+@pytest.mark.parametrize("within", [b"\n", b"\r", b"\r\r\n", b"\n\r", b"\0"])
+def test_what_a_client_could_read_as_another_header_is_refused(within: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_head(b"HTTP/1.1 200 OK\r\nretry-after: 1" + within + b"set-cookie: x")

@@ -361,6 +361,16 @@ async def test_a_stream_that_stops_in_the_middle_says_so(make_world: Any, kit: A
     assert world.recorder.all[0].cause is Cause.IDLE_TIMEOUT
 
 
+async def slow_client(world: Any, kit: Any, asked: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask, and read nothing but what the sockets hold."""
+    body = kit.compact(asked).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
+    writer.write(head.encode() + body)
+    await kit.until(world.path.in_flight)
+    return reader, writer
+
+
 async def test_a_client_that_stops_reading_is_given_up(make_world: Any, kit: Any) -> None:
     world = await make_world(routes=kit.make_routes(gateway=LIMITS))
 
@@ -368,11 +378,7 @@ async def test_a_client_that_stops_reading_is_given_up(make_world: Any, kit: Any
         return await kit.stream(request, ["data: " + "x" * 60_000 + "\n\n"] * 2000)
 
     world.pods[0].behave = flood
-    body = kit.compact(kit.ask(stream=True)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-    _, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
-    writer.write(head.encode() + body)
-    await kit.until(world.path.in_flight)
+    _, writer = await slow_client(world, kit, kit.ask(stream=True))
     await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
     await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
     assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
@@ -498,11 +504,7 @@ async def test_a_long_answer_counts_as_under_way_until_its_client_has_it(make_wo
         return web.json_response({"model": body["model"], "text": text})
 
     world.pods[0].behave = long
-    body = kit.compact(kit.ask()).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
-    writer.write(head.encode() + body)
-    await kit.until(world.path.in_flight)
+    reader, writer = await slow_client(world, kit, kit.ask())
     await asyncio.sleep(0.1)
     assert world.path.in_flight()
     sent = await reader.readuntil(b"\r\n\r\n")
@@ -520,11 +522,7 @@ async def test_a_client_that_does_not_take_a_long_answer_is_given_up(make_world:
         return web.json_response({"model": body["model"], "text": "y" * 20_000_000})
 
     world.pods[0].behave = long
-    body = kit.compact(kit.ask()).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-    _, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port, limit=1024)
-    writer.write(head.encode() + body)
-    await kit.until(world.path.in_flight)
+    _, writer = await slow_client(world, kit, kit.ask())
     await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
     assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
     writer.close()

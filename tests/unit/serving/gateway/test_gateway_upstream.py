@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
-from graft_serving.gateway.upstream import HIGH_WATER, Broken, Connection, Connections, NotConnected, TimedOut
+from graft_serving.gateway.upstream import HIGH_WATER, Aborted, Broken, Connection, Connections, NotConnected, TimedOut
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[[Script], Awaitable[str]]
@@ -78,6 +80,12 @@ def answering(*pieces: bytes, keep: bool = True) -> Script:
                 return
 
     return script
+
+
+async def unusable(connection: Connection) -> None:
+    async with asyncio.timeout(5):
+        while connection.usable:  # noqa: ASYNC110 - any condition
+            await asyncio.sleep(0.001)
 
 
 async def ask(connections: Connections, address: str, seconds: float = 2.0, body: Body = read) -> tuple[Connection, int, bytes]:
@@ -153,10 +161,60 @@ async def test_a_silent_server(serve: Serve, connections: Connections, body: Bod
         await ask(connections, address, 0.05, body)
 
 
+async def test_less_patience_than_before_counts_at_once(serve: Serve, connections: Connections) -> None:
+    connection = await connections.take(await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"ok")))
+    await connection.send(REQUEST, b"{}", 60.0)
+    with pytest.raises(TimedOut):
+        await asyncio.wait_for(read(connection, 0.05), 5)
+    connection.abort()
+
+
+class SlowClock:
+    """The running loop, at a time that the test says; timers are kept for the test to fire."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.create_future = asyncio.get_running_loop().create_future
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, look: Callable[[], None]) -> Mock:
+        self.timers.append((when, look))
+        return Mock()
+
+    def fire(self) -> None:
+        self.now, look = self.timers.pop()
+        look()
+
+
+async def test_one_timer_serves_many_requests_and_ends_none_too_early() -> None:
+    clock = SlowClock()
+    connection = Connection("a:1", cast("asyncio.AbstractEventLoop", clock), Mock())
+    connection.connection_made(Mock(is_closing=lambda: False))
+    for _ in range(3):
+        first = asyncio.create_task(connection.send(REQUEST, b"{}", 10.0))
+        await asyncio.sleep(0)
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await first
+        clock.now += 1.0
+    assert [when for when, _ in clock.timers] == [110.0]
+    late = asyncio.create_task(connection.send(REQUEST, b"{}", 10.0))  # at 103
+    await asyncio.sleep(0)
+    clock.fire()
+    await asyncio.sleep(0)
+    assert not late.done()
+    assert [when for when, _ in clock.timers] == [113.0]
+    clock.fire()
+    with pytest.raises(TimedOut):
+        await late
+
+
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: Serve, connections: Connections) -> None:
     address = await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", keep=False))
     first, *_ = await ask(connections, address)
-    await asyncio.sleep(0.02)
+    await unusable(first)
     second, *_ = await ask(connections, address)
     assert first is not second
 
@@ -164,8 +222,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: 
 async def test_bytes_without_a_request_end_the_connection(serve: Serve, connections: Connections) -> None:
     address = await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", b"more"))
     first, *_ = await ask(connections, address)
-    await asyncio.sleep(0.03)
-    assert not first.usable
+    await unusable(first)
 
 
 async def test_a_slow_client_makes_the_pod_wait(serve: Serve, connections: Connections) -> None:
@@ -219,8 +276,7 @@ async def test_a_connection_to_a_pod_that_is_gone_closes_when_its_request_is_don
     connections.forget(address)
     assert await read(connection, 2.0) == b"ok"
     connection.done()
-    await asyncio.sleep(0.01)
-    assert not connection.usable
+    await unusable(connection)
     again, *_ = await ask(connections, address)
     assert again is not connection
     connections.close()
@@ -286,3 +342,50 @@ async def test_a_server_that_does_not_take_the_body(serve: Serve, connections: C
     with pytest.raises(Broken if reads else TimedOut):
         await connection.send_pieces(b"POST / HTTP/1.1\r\ncontent-length: 90000000\r\n\r\n", pieces, 0.1)
     connection.done()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+
+
+@both
+async def test_a_request_that_is_broken_off_gives_nothing_of_its_answer(serve: Serve, connections: Connections, body: Body) -> None:
+    closed = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(REQUEST) + 2)
+        writer.write(HEAD + b"ok")
+        await reader.read()
+        closed.set()
+
+    connection = await connections.take(await serve(script))
+    await connection.send(REQUEST, b"{}", 2.0)
+    connection.break_off()
+    with pytest.raises(Aborted):
+        await body(connection, 2.0)
+    connection.done()
+    assert not connection.usable
+    await asyncio.wait_for(closed.wait(), 2)
+
+
+async def test_who_waits_for_an_answer_is_told_at_once(serve: Serve, connections: Connections) -> None:
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    connection = await connections.take(await serve(script))
+    waiting = asyncio.create_task(connection.send(REQUEST, b"{}", 60.0))
+    await asyncio.sleep(0)
+    connection.break_off()
+    with pytest.raises(Aborted):
+        await asyncio.wait_for(waiting, 1)
+
+
+@both
+async def test_an_answer_that_is_whole_is_not_broken_off(serve: Serve, connections: Connections, body: Body) -> None:
+    connection = await connections.take(await serve(answering(HEAD + b"ok", b"ay")))
+    await connection.send(REQUEST, b"{}", 2.0)
+    await asyncio.sleep(0.05)
+    connection.break_off()
+    assert await body(connection, 2.0) == b"okay"
+    connection.done()
+    assert connection.usable
+    connections.close()

@@ -25,6 +25,7 @@ class World:
         self.hold = asyncio.Event()
         self.hold.set()
         self.under_way = 0
+        self.bad = ""
         self._news = asyncio.Event()
 
     def serve(self):
@@ -49,6 +50,8 @@ class World:
         self.under_way += 1
         await self.hold.wait()
         self.under_way -= 1
+        if (await request.json())["model"] == self.bad:
+            return web.json_response({"error": {"message": "boom", "code": 500}}, status=500)
         return web.json_response(ANSWER)
 
     async def _report(self, request):
@@ -65,10 +68,10 @@ async def world():
         made._news.set()
 
 
-def routed(routes, revision, version="v1"):
+def routed(routes, revision, version="v1", **more):
     arms = [{"version": version}] if version else [{}]
     known = {"name": "v1", "domain": "dsl", "adapter": "a", "digest": f"sha256:{'0' * 64}", "uri": "s3://b/a", "sizeBytes": 1}
-    domain = {"domain": "dsl", "revision": revision, "salt": "s", "arms": arms}
+    domain = {"domain": "dsl", "revision": revision, "salt": "s", "arms": arms, **more}
     return routes(revision, routes=[domain], versions=[known], gateway={"anonymous": True})
 
 
@@ -168,6 +171,22 @@ async def test_a_switch_is_acknowledged_and_the_end_of_the_drained_version_is_re
     assert (await asked)[0] == 200
     await until(lambda: world.reports[-1]["inFlight"] == {})
     assert await gateway.ask() == (200, "base@pod-a")
+
+
+async def test_a_version_beyond_its_hard_limit_is_taken_out_and_reported_at_once(gateway, world, routes, tmp_path, until):
+    wire = {"version": "v1", "limits": {"minRequests": 5}}
+    mount(tmp_path, routed(routes, 1, tripWire=wire))
+    world.serve()
+    await gateway.until_answer("/readyz", 200)
+    world.bad = "v1"
+    for _ in range(5):
+        assert await gateway.ask() == (500, "v1@pod-a")
+    assert await gateway.ask() == (200, "base@pod-a")
+    await until(lambda: world.reports[-1]["trips"])
+    [trip] = world.reports[-1]["trips"]
+    assert {name: trip[name] for name in ("domain", "version", "metric", "requests")} == {
+        "domain": "dsl", "version": "v1", "metric": "errors", "requests": 5
+    }  # fmt: skip
 
 
 async def test_sigterm_lets_requests_end_and_says_that_it_drains(gateway, world, routes, tmp_path, until):

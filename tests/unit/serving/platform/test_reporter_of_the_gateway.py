@@ -1,5 +1,6 @@
 import pytest
 
+from graft_api.fleet import Trip
 from graft_serving.gateway.reporter import Reporter, Traffic
 
 ARMS = [{"domain": "dsl", "revision": 1, "salt": "s", "arms": [{"version": "v1"}]}]
@@ -9,6 +10,7 @@ class Data:
     def __init__(self):
         self.in_flight = {}
         self.reach = {}
+        self.trips = []
 
 
 @pytest.fixture
@@ -23,7 +25,8 @@ def changes():
 
 @pytest.fixture
 def reporter(data, changes):
-    return Reporter("boot", Traffic(lambda: data.in_flight, lambda: data.reach), lambda: changes.append("changed"))
+    traffic = Traffic(lambda: data.in_flight, lambda: data.reach, lambda: data.trips)
+    return Reporter("boot", traffic, lambda: changes.append("changed"))
 
 
 def test_a_picture_says_what_is_routed_by_under_way_and_reachable(reporter, data, routes):
@@ -37,6 +40,7 @@ def test_a_picture_says_what_is_routed_by_under_way_and_reachable(reporter, data
         "inFlight": {"v1": 2},
         "pods": {"base": 3, "v1": 1},
         "draining": False,
+        "trips": [],
     }
 
 
@@ -69,8 +73,21 @@ def test_a_drain_is_reported(reporter, changes):
     assert reporter.picture(1).draining
 
 
+def out(domain):
+    return Trip(domain=domain, version="v1", metric="errors", value=0.5, bound=0.1, requests=20, at="2026-01-01T00:00:00Z")
+
+
+def test_what_is_taken_out_is_in_every_report(reporter, data, routes):
+    data.trips = [out("dsl")]
+    assert reporter.picture(1).trips == reporter.picture(2).trips == [out("dsl")]
+    data.trips = []
+    assert reporter.picture(3).trips == []
+
+
 def test_a_report_never_holds_more_than_the_contract_allows(reporter, data):
     data.in_flight = {f"v{number}": number for number in range(300)}
+    data.trips = [out(f"d{number}") for number in range(40)]
     report = reporter.picture(1)
+    assert [trip.domain for trip in report.trips] == [f"d{number}" for number in range(31)]
     assert len(report.in_flight) == 128
     assert report.in_flight["v299"] == 299

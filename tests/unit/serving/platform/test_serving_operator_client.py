@@ -73,7 +73,16 @@ async def test_the_first_report_goes_out_at_once_with_token_and_path(operator, s
     await until(lambda: operator.reports)
     assert operator.paths[0] == "/v1/namespaces/team/modelendpoints/prod/gateway"
     assert operator.tokens[0] == "Bearer token-1"
-    assert operator.accepted[0] == {"boot": "b", "sequence": 1, "epoch": 1, "revision": 1, "inFlight": {}, "pods": {}, "draining": False}
+    assert operator.accepted[0] == {
+        "boot": "b",
+        "sequence": 1,
+        "epoch": 1,
+        "revision": 1,
+        "inFlight": {},
+        "pods": {},
+        "draining": False,
+        "trips": [],
+    }
     await until(lambda: sender.client.delivered == 1)
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from graft_api.routes import Arm
 from graft_api.tee import Dropped, Measuring, Tee
-from graft_serving.gateway.conversation import arm_index, cumulative_weights, named_key, sample_of
+from graft_serving.gateway.conversation import arm_index, cumulative_weights, named_key, salt_key, sample_of
 from graft_serving.gateway.exchange import Exchange
 from graft_serving.gateway.tee import ExchangeTee
 from graft_serving.gateway.tee_frames import JOINED_BYTES, WRITE_BYTES, frame, writes
@@ -48,7 +48,7 @@ def test_the_sample_says_nothing_of_the_arm_also_with_the_same_salt() -> None:
     cumulative = cumulative_weights([Arm(version="a", weight=5000), Arm(version="b", weight=5000)])
     sample = sample_of(Measuring(domain="dsl", share=5000, salt="same"))
     taken = [sample.holds(key) for key in KEYS]
-    arms = [arm_index("same", key, cumulative) for key in KEYS]
+    arms = [arm_index(salt_key("same"), key, cumulative) for key in KEYS]
     assert abs(stats.pearsonr(taken, arms).statistic) < 0.04
 
 

@@ -1,5 +1,5 @@
 """
-From two answers to two values of each metric.
+From the answers to one question to two values of each metric: in a collector as they come, and offline from a log.
 
 A scorer that breaks is counted as broken and the metric is absent on both sides; it is never a wrong answer. Where it broke on one
 side only, that side has an exclusion: a version whose answers break scorers must not be measured by the rest of them. An answer that
@@ -8,35 +8,19 @@ never came is never scored: it is the worst value, whatever the scorer, and so i
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
-from graft_api.collect import HARDWARE, Measure, MeasuredMetric, Sides
+from graft_api.collect import MeasuredMetric, Sides
 from graft_api.comparison import Direction, Kind, Metric
-from graft_api.scorers import RefusalScorer, Sample, Scorer, ToolCallsScorer
-from graft_evaluation.paired.batch import REACH
-from graft_evaluation.paired.outcomes import Answer
+from graft_api.measures import HARDWARE, Measure
+from graft_api.scorers import RefusalScorer, Scorer, ToolCallsScorer
+from graft_evaluation.paired.outcomes import Answer, counted
+from graft_evaluation.pairs.sides import Said, Side, Whose
 from graft_evaluation.scorers import Answer as Scored
-from graft_evaluation.scorers import (
-    Broken,
-    Budget,
-    Case,
-    Judge,
-    ScorerInvalidError,
-    build,
-    requests_per_answer,
-    sampled,
-    score,
-)
+from graft_evaluation.scorers import Broken, Case, Judge, ScorerInvalidError, build, requests_per_answer, sampled, score
 from graft_evaluation.scorers import Score as Found
-from graft_serving.collector.answers import Said, Side
-from graft_serving.collector.questions import Question
-from graft_serving.collector.questions import Side as Whose
-
-logger = logging.getLogger(__name__)
 
 SUGAR: Mapping[Measure, Scorer] = {
     Measure.REFUSAL: Scorer(refusal=RefusalScorer()),
@@ -46,15 +30,39 @@ TIE = 0.5
 """What an answer is worth beside itself."""
 
 
+Spend = Callable[[str, int, str], bool]
+"""(metric, requests, key of the pair) -> whether the budget of its scorer is there for them; then they are spent."""
+
+
+class Question(Protocol):
+    """What was asked."""
+
+    @property
+    def text(self) -> str:
+        """The conversation, as judges read it."""
+
+    @property
+    def tools(self) -> tuple[Mapping[str, Any], ...]:
+        """As OpenAI has them."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is a stream."""
+
+
+Asked_co = TypeVar("Asked_co", bound=Question, covariant=True)
+
+
 @dataclass(frozen=True)
-class Trio:
+class Trio(Generic[Asked_co]):
     """All that is known of one question."""
 
-    question: Question
+    question: Asked_co
     production: Side
+    """The answer of record."""
     candidate: Side
     incumbent: Side | None = None
-    """On the shadow."""
+    """The incumbent's once more: of the control share, on the candidate's hardware."""
 
 
 @dataclass
@@ -89,25 +97,36 @@ class _Gauge:
         """What production's own answer is worth, where answers are held against it."""
         return oriented(self.metric, TIE if self.scorer is not None and self.scorer.llm_judge is not None else 1.0)
 
+    def requests(self, *, twice: bool) -> int:
+        assert self.scorer is not None  # noqa: S101 - only scorers have budgets
+        return ((0 if self.against_production else 1) + 1 + twice) * requests_per_answer(self.scorer)
+
 
 class Scoring:
-    """All metrics of one test. Close it."""
+    """All metrics of one comparison. Close it."""
 
-    def __init__(self, metrics: Sequence[MeasuredMetric], environment: Mapping[str, str]) -> None:
-        """Build the scorers; nothing runs or connects before the first answer. Raises `ScorerInvalidError`."""
-        self._gauges = [_gauge(measured, environment) for measured in metrics]
-        self.spent: Counter[str] = Counter()
-        """Requests that were asked, by metric."""
-        self._budgets = {gauge.metric.name: _budget(gauge, {}) for gauge in self._gauges}
+    def __init__(self, metrics: Sequence[MeasuredMetric], environment: Mapping[str, str], spend: Spend) -> None:
+        """Build the scorers; nothing runs or connects before the first answer. Metrics that are `unbuilt` are not measured."""
+        self.unbuilt: dict[str, str] = {}
+        """Metric -> why its scorer cannot be built."""
         self.invalid: dict[str, str] = {}
         """Metric -> what its author must change, found while it judged."""
+        self._spend = spend
+        self._gauges = [gauge for measured in metrics if (gauge := self._gauge(measured, environment)) is not None]
 
-    def restore(self, spent: Mapping[str, int]) -> None:
-        """Go on with the budgets of an earlier process."""
-        self.spent = Counter(spent)
-        self._budgets = {gauge.metric.name: _budget(gauge, spent) for gauge in self._gauges}
+    def _gauge(self, measured: MeasuredMetric, environment: Mapping[str, str]) -> _Gauge | None:
+        scorer = measured.scorer if measured.measure is None else SUGAR.get(measured.measure)
+        try:
+            return _Gauge(measured, build(scorer, environment) if scorer else None, scorer)
+        except ScorerInvalidError as error:
+            self.unbuilt[measured.metric.name] = str(error)
+            return None
 
-    async def quality(self, trio: Trio, key: str) -> tuple[Values, Values | None]:
+    def requests(self, metric: str, *, twice: bool) -> int:
+        """Return what one pair takes from the budget of a metric's scorer; `twice`: of the control share."""
+        return next(gauge for gauge in self._gauges if gauge.metric.name == metric).requests(twice=twice)
+
+    async def quality(self, trio: Trio[Question], key: str) -> tuple[Values, Values | None]:
         """Return what is compared of production and candidate, and of production and the shadow's incumbent where that was asked."""
         candidate, instrument = Values(), None if trio.incumbent is None else Values()
         for gauge in self._gauges:
@@ -115,15 +134,23 @@ class Scoring:
                 await self._judge(gauge, trio, candidate, instrument)
         return candidate, instrument
 
-    def hardware(self, trio: Trio) -> Values:
-        """Return what is compared of the two versions on the shadow."""
-        values = Values()
-        for gauge in self._gauges:
-            if gauge.measured.measure in HARDWARE and trio.incumbent is not None:
-                found = (_hardware(gauge, trio.incumbent), _hardware(gauge, trio.candidate))
-                if gauge.measured.measure is not Measure.FIRST_TOKEN or trio.question.asked.stream:
-                    values.found[gauge.metric.name] = found
-        return values
+    def hardware(self, question: Question, incumbent: Side, candidate: Side, *, cold: bool = False) -> dict[str, Sides]:
+        """Return what is compared of two answers of the same hardware; of one that is `cold` no times, but whether they failed."""
+        compared = {Measure.SERVER_ERROR} if cold else HARDWARE if question.stream else HARDWARE - {Measure.FIRST_TOKEN}
+        return {
+            gauge.metric.name: (_hardware(gauge, incumbent), _hardware(gauge, candidate))
+            for gauge in self._gauges
+            if gauge.measured.measure in compared
+        }
+
+    def crash(self, candidate: Side) -> dict[str, Sides]:
+        """
+        Return what is compared of the two versions on the shadow when the candidate's answer failed and the server was gone with it.
+
+        Nobody knows how the incumbent would have done. That it had answered is the benefit of the doubt; how fast is not known.
+        """
+        errors = [gauge for gauge in self._gauges if gauge.measured.measure is Measure.SERVER_ERROR]
+        return {gauge.metric.name: (oriented(gauge.metric, 1.0), _hardware(gauge, candidate)) for gauge in errors}
 
     async def aclose(self) -> None:
         """Let go of what scorers hold."""
@@ -131,7 +158,7 @@ class Scoring:
             if gauge.judge is not None:
                 await gauge.judge.aclose()
 
-    def _due(self, gauge: _Gauge, trio: Trio, key: str) -> bool:
+    def _due(self, gauge: _Gauge, trio: Trio[Question], key: str) -> bool:
         """Whether this metric is sampled for this pair: decided by hash and budget, without a look at an answer."""
         if gauge.measured.measure is Measure.TOOL_CALLS and not trio.question.tools:
             return False
@@ -139,14 +166,9 @@ class Scoring:
             return True
         if not sampled(gauge.scorer.sample, key):
             return False
-        answers = (0 if gauge.against_production else 1) + 1 + (trio.incumbent is not None)
-        requests = answers * requests_per_answer(gauge.scorer)
-        if not self._budgets[gauge.metric.name].take(requests):
-            return False
-        self.spent[gauge.metric.name] += requests
-        return True
+        return self._spend(gauge.metric.name, gauge.requests(twice=trio.incumbent is not None), key)
 
-    async def _judge(self, gauge: _Gauge, trio: Trio, candidate: Values, instrument: Values | None) -> None:
+    async def _judge(self, gauge: _Gauge, trio: Trio[Question], candidate: Values, instrument: Values | None) -> None:
         name = gauge.metric.name
         production = await self._value(gauge, trio, trio.production, own=True)
         for values, side in ((candidate, trio.candidate), (instrument, trio.incumbent)):
@@ -161,13 +183,14 @@ class Scoring:
             if whose is not None and not gauge.against_production:  # such a scorer has seen both answers
                 values.broke = whose if values.broke in {None, whose} else Whose.BOTH
 
-    async def _value(self, gauge: _Gauge, trio: Trio, side: Side, *, own: bool) -> float | str | None:
+    async def _value(self, gauge: _Gauge, trio: Trio[Question], side: Side, *, own: bool) -> float | str | None:
         """Return the value, None where the answer never came, or a word for what broke."""
         metric, said = gauge.metric, side.said
         if not came(metric, said.ended):
             return None
         if gauge.scorer is None or gauge.judge is None:
-            return _in_reach(metric, _plain(gauge.measured.measure, said))
+            measured = _plain(gauge.measured.measure, said)
+            return None if measured is None else counted(metric, measured)
         if gauge.against_production and (own or not came(metric, trio.production.said.ended)):
             # Without production's answer there is nothing to hold it against. More than a tie would be a bonus that production, whose
             # own value is never more, cannot have where the candidate's answer did not come.
@@ -186,8 +209,6 @@ class Scoring:
         try:
             outcome = await score(gauge.judge, case)
         except ScorerInvalidError as error:
-            if name not in self.invalid:
-                logger.error("the scorer of %s cannot judge: %s", name, error)
             self.invalid[name] = str(error)
             return "Invalid"
         if isinstance(outcome, Broken):
@@ -210,21 +231,6 @@ def oriented(metric: Metric, good: float) -> float:
     return good if metric.direction is Direction.HIGHER else 1.0 - good
 
 
-def _gauge(measured: MeasuredMetric, environment: Mapping[str, str]) -> _Gauge:
-    scorer = measured.scorer if measured.measure is None else SUGAR.get(measured.measure)
-    try:
-        return _Gauge(measured, build(scorer, environment) if scorer else None, scorer)
-    except ScorerInvalidError as error:
-        raise ScorerInvalidError(f"metric {measured.metric.name}: {error}") from error
-
-
-def _budget(gauge: _Gauge, spent: Mapping[str, int]) -> Budget:
-    sample: Sample | None = gauge.scorer.sample if gauge.scorer else None
-    if sample is None or sample.max_requests is None:
-        return Budget(None)
-    return Budget(max(0, sample.max_requests - spent.get(gauge.metric.name, 0)))
-
-
 def _plain(measure: Measure | None, said: Said) -> float | None:
     if measure is Measure.TOKENS:
         return None if said.tokens is None else float(said.tokens)
@@ -245,10 +251,3 @@ def _broke(production: float | str | None, other: float | str | None) -> Whose |
     if isinstance(production, str) == isinstance(other, str):
         return None
     return Whose.INCUMBENT if isinstance(production, str) else Whose.CANDIDATE
-
-
-def _in_reach(metric: Metric, value: float | None) -> float | None:
-    """Return the value, or None, the worst, for one that is too large to be summed exactly: it must not end the test, nor be left out."""
-    if value is not None and metric.kind is Kind.MEAN and not math.fabs(value) <= REACH * metric.resolution:
-        return None
-    return value

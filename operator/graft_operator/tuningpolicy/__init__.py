@@ -1,0 +1,1 @@
+"""TuningPolicy: read the criteria -> decide -> record the launch -> create the FineTuneJob."""

@@ -1,0 +1,1 @@
+"""A Job that asks both versions the principle prompts, and holds the answers against each other."""
