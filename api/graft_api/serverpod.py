@@ -86,8 +86,7 @@ def agent(this: Sidecars, spec: ModelEndpointSpec) -> Manifest:
         settings["GRAFT_DRIFT_ACCOUNT"] = drift
     return built | {
         "env": [*built["env"], *variables(settings)],
-        "readinessProbe": _kubelet_asks("/readyz", plane.AGENT_HEALTH_PORT) | {"periodSeconds": 2},
-        **alive(plane.AGENT_HEALTH_PORT),
+        **probes(plane.AGENT_HEALTH_PORT),
         "volumeMounts": [
             mount("graft-run", plane.RUN_DIRECTORY),
             mount("graft-adapters", plane.ADAPTERS_DIRECTORY),
@@ -261,14 +260,17 @@ def _drain_first() -> Manifest:
     return {"preStop": {"httpGet": {"path": plane.DRAIN_PATH, "port": plane.DOOR_PORT}}}
 
 
-def alive(port: int) -> Manifest:
+def probes(port: int) -> Manifest:
     """
-    Return the probes of a process of graft's own with `/livez` on a port: it has five minutes to start, on a node that is busy.
+    Return the probes of a process of graft's own with `/readyz` and `/livez` on a port: it has five minutes to start, on a node that is
+    busy.
 
-    Without a startup probe the kubelet ends what has not begun to listen after half a minute, and so again and again.
+    Without a startup probe the kubelet ends what has not begun to listen after half a minute, and so again and again. And by default it
+    waits one second for /readyz: a replica that is slow for some seconds would be taken out, and its work be left to the others.
     """
     asked = _kubelet_asks("/livez", port) | {"timeoutSeconds": 5}
     return {
+        "readinessProbe": _kubelet_asks("/readyz", port) | {"periodSeconds": 2, "timeoutSeconds": 3},
         "startupProbe": asked | {"periodSeconds": 1, "failureThreshold": 300},
         "livenessProbe": asked | {"periodSeconds": 10},
     }

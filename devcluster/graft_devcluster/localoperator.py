@@ -85,8 +85,9 @@ class LocalOperator:
             "GRAFT_REPORTS_PORT": str(self.reports_port),
         }
         with self.log.open("ab") as log:
+            said = log.tell()
             self.process = subprocess.Popen([sys.executable, "-m", "graft_operator.main"], env=environment, stdout=log, stderr=log)
-        self._wait_until_leading()
+        self._wait_until_leading(said)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the process; its exit status."""
@@ -99,10 +100,11 @@ class LocalOperator:
             raise RuntimeError("the operator is not running")
         return self.process
 
-    def _wait_until_leading(self) -> None:
+    def _wait_until_leading(self, said: int) -> None:
+        """Until this process does: before its first word the log had `said` bytes."""
         process = self._running()
         deadline = time.monotonic() + 60
-        while '"leading"' not in self.log.read_text():
+        while b'"leading"' not in self.log.read_bytes()[said:]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the operator does not lead: {self.log.read_text()[-3000:]}")
             time.sleep(0.05)

@@ -1,7 +1,7 @@
 """
 The operator process, top to bottom: the one place where its parts are put together.
 
-Every replica serves reports (503 until it leads) and health; the leader watches, reconciles and points the reports
+Every replica watches, and serves reports (503 until it leads) and health; the leader reconciles and points the reports
 Service at itself.
 """
 
@@ -168,14 +168,15 @@ def compose(config: Config, kube: Kube) -> LedProcess:
             Service("health", HealthServer(registry, checks, "", config.health_port).run),
             Service("certificate", certificate.run),
             Service("reports", lambda: reports.run(certificate.context, port=config.reports_port)),
+            Service("watches", watcher.run),
         ],
         leading=[
             *map(controller_service, controllers),
-            Service("watches", watcher.run),
             Service("resync", resync.run),
             Service("reports endpoint", lambda: endpoint.run(leadership.epoch)),
         ],
         leadership=leadership,
+        prepared=watcher.listed,
     )
     return process
 

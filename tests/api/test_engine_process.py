@@ -60,9 +60,10 @@ PROGRAM = textwrap.dedent(
                 await clock.sleep(3600)
 
             process = LedProcess(
-                [Service("health", health.run), Service("port", say_port)],
-                [controller_service(controller), Service("watches", watcher.run)],
+                [Service("health", health.run), Service("port", say_port), Service("watches", watcher.run)],
+                [controller_service(controller)],
                 leadership,
+                prepared=watcher.listed,
             )
             return await process.run()
 

@@ -632,8 +632,8 @@ def successor(world):
 
     watcher = Watcher(world.kube, watches(jobs, wake), clock, random, (world.namespace,), on_spawned=take_signals)
     resync = Resync(world.kube, sources(jobs, wake, [world.namespace]), clock, random)
-    services = [*map(controller_service, controllers), Service("watches", watcher.run), Service("resync", resync.run)]
-    process = LedProcess([], services, leadership)
+    services = [*map(controller_service, controllers), Service("resync", resync.run)]
+    process = LedProcess([Service("watches", watcher.run)], services, leadership, prepared=watcher.listed)
     return process
 
 

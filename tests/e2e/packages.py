@@ -25,7 +25,12 @@ class Signer:
         self.path.write_bytes(
             key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         )
-        self.public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+        self.public = public_pem(key)
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    """The public half of a key, as an endpoint trusts it."""
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 class Package:

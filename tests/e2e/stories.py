@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import yaml
-from packages import Signer
+from packages import Signer, public_pem
 from place import EXAMPLE, ROOT, Place, wait_for
 
 
@@ -34,7 +34,9 @@ class Shop(Place):
         body["metadata"]["namespace"] = self.name
         body["spec"] |= {"baseModel": {"uri": f"s3://{self.bucket}/base"}, "domains": [{"name": "dsl"}, {"name": "other"}]}
         body["spec"]["server"]["args"] += ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]
-        body["spec"] |= {"trustedKeys": [{"name": "e2e", "pem": self.signer.public}]} | spec
+        # One for packages that are signed here, and one for what a FineTuneJob of this namespace makes.
+        trusted = [{"name": "e2e", "pem": self.signer.public}, {"name": "jobs", "pem": public_pem(self.key)}]
+        body["spec"] |= {"trustedKeys": trusted} | spec
         return body
 
     def get_endpoint(self):
@@ -190,6 +192,8 @@ class Load:
         self.outcomes = Counter()
         self.answers = {}
         """By version and question: the texts that came. One version has one text for one question."""
+        self.pods = {}
+        """By version, which pods answered with it."""
         self.latest = {}
         """By model, who answered last."""
         self.problems = []
@@ -232,7 +236,7 @@ class Load:
         try:
             async with session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
                 raw = await answer.read()
-                served = answer.headers.get("x-graft-served-by", "").partition("@")[0]
+                served, _, pod = answer.headers.get("x-graft-served-by", "").partition("@")
                 said = text_of(raw, model, stream=stream) if answer.status == 200 else None
                 self.outcomes[model, answer.status] += 1
                 if answer.status != 200:
@@ -240,6 +244,7 @@ class Load:
                     self.problems.append(f"{began} {model} {answer.status} {raw[:200]!r}")
                 else:
                     self.answers.setdefault((served, question), set()).add(said)
+                    self.pods.setdefault(served, set()).add(pod)
                     self.latest[model] = served
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AssertionError) as error:
             self.outcomes[model, type(error).__name__] += 1

@@ -268,6 +268,25 @@ def test_faults_under_load(shop, first, chosen):
     shop.ready()
 
 
+def test_what_a_job_makes_serves_on_both_replicas(shop, first):
+    """From a FineTuneJob to answers: its adapter loads on each replica, a pin makes it serve, and it says other things than the base."""
+    shop.apply(shop.job("trained", domain="other", adapter={"endpointRef": {"name": "prod"}}))
+    name = shop.wait("trained", lambda status: status.get("adapterRef"))["status"]["adapterRef"]["name"]
+    assert shop.adapter(name, {"Loaded"})["replicas"] == {"ready": 2, "total": 2, "failing": 0}
+    shop.pin(dsl={"adapter": first}, other={"adapter": name})
+    shop.serves("other", name)
+    version = shop.get("adapter", name)["status"]["version"]
+    with Load(shop, models=("other", "base"), conversations=True) as load:
+        time.sleep(10)
+    assert load.failed() == 0, load.problems[:5]
+    assert load.served() == {"base", version}
+    assert load.pods[version] == {pod["metadata"]["name"] for pod in shop.pods("server")}
+    assert load.mixed() == 0, "both replicas say the same"
+    assert load.tells_apart("base", version)
+    shop.pin(dsl={"adapter": first})
+    shop.serves("other", None)
+
+
 def test_restored_without_status_the_same_adapter_serves(shop, first):
     """The endpoint is deleted and applied again from Git, without its status; the ledger has stayed."""
     before = shop.serves("dsl", first)["domains"][0]["arms"][0]["digest"]

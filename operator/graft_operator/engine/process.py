@@ -9,7 +9,7 @@ SIGTERM: take no more work, finish what has begun, stop writing, release the lea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from graft_operator.engine.controller import Controller
@@ -22,7 +22,10 @@ def controller_service(controller: Controller) -> Service:
 
 
 class LedProcess:
-    """`always` runs from the start, on every replica. `leading` runs while this replica leads."""
+    """
+    `always` runs from the start, on every replica. `leading` runs while this replica leads, which it asks to only once `prepared` has
+    returned: whoever takes the lease takes it from those who could act at once.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,9 @@ class LedProcess:
         leading: Sequence[Service],
         leadership: Leadership | None,
         patience: timedelta = timedelta(seconds=15),
+        prepared: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._prepared = prepared
         self._leading = leading
         self._leadership = leadership
         self._process = Process([*always, Service("leading", self._lead, self._drain)], patience)
@@ -59,6 +64,8 @@ class LedProcess:
 
     async def _lead(self) -> None:
         async with asyncio.TaskGroup() as group:
+            if self._prepared:
+                await self._prepared()
             if self._leadership:
                 await self._leadership.acquire()
                 group.create_task(self._process.keep(Service("lease", self._leadership.hold)), name="lease")

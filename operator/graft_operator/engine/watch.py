@@ -9,6 +9,7 @@ that vanishes while a stream is down is never reported. The queue retries, the r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -21,6 +22,7 @@ import aiohttp
 import kopf
 
 from graft_operator.engine.clock import Clock
+from graft_operator.engine.errors import KubeError
 from graft_operator.engine.kube import Kube
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import Object, Resource
@@ -38,6 +40,9 @@ _INACTIVITY = 70.0
 
 _STALLED = timedelta(seconds=_STREAM + _INACTIVITY + 60)
 """A stream that nobody tried to open for this long has no living task behind it. Back-off is at most 30 s."""
+
+_PATIENCE = timedelta(seconds=15)
+"""A replica leads also without some kind: the others want to be looked after."""
 
 KeyOf = Callable[[Object], Key | None]
 
@@ -86,9 +91,12 @@ class Watch:
 class Streams:
     """When each watch was last opened. Sees every request of kopf's session through aiohttp's tracing."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, expected: Collection[str]) -> None:
         self._clock = clock
+        self._unopened = set(expected)
         self._opened: dict[str, float] = {}
+        self.listed = asyncio.Event()
+        """Set once each of the `expected` paths has been watched: kopf lists first, and queues what it has found."""
 
     def trace(self) -> aiohttp.TraceConfig:
         config = aiohttp.TraceConfig()
@@ -102,16 +110,22 @@ class Streams:
 
     async def _started(self, _session: aiohttp.ClientSession, _context: object, request: aiohttp.TraceRequestStartParams) -> None:
         # A list counts as well: with the API server away it is a list that is tried again and again.
-        if request.method == "GET" and ("watch" in request.url.query or request.url.path in self._opened):
-            self._opened[request.url.path] = self._clock.monotonic()
+        watches, path = "watch" in request.url.query, request.url.path
+        if request.method == "GET" and (watches or path in self._opened):
+            self._opened[path] = self._clock.monotonic()
+        if watches:
+            self._unopened.discard(path)
+            if not self._unopened:
+                self.listed.set()
 
 
 class Watcher:
     """
     All watches of the process. `run` ends only by raising: then a stream is lost for good and the process must end.
 
-    Without `namespaces`: of the whole cluster. kopf takes SIGTERM for itself when it starts; `on_spawned` is called right
-    after that, for the process to take it back (see `LedProcess`).
+    They only fill queues, so a replica that does not lead watches as well: when its turn comes it knows what there is. Without
+    `namespaces`: of the whole cluster. kopf takes SIGTERM for itself when it starts; `on_spawned` is called right after that, for
+    the process to take it back (see `LedProcess`).
     """
 
     def __init__(
@@ -123,7 +137,8 @@ class Watcher:
         namespaces: Collection[str] = (),
         on_spawned: Callable[[], None] = lambda: None,
     ) -> None:
-        self.streams = Streams(clock)
+        kinds, where = {watch.resource for watch in watches}, namespaces or (None,)
+        self.streams = Streams(clock, [kind.path(namespace) for kind in kinds for namespace in where])
         self._kube = kube
         self._on_spawned = on_spawned
         self._watches = watches
@@ -132,8 +147,15 @@ class Watcher:
         self._namespaces = namespaces
         self._logged_in = False
 
+    async def listed(self, patience: timedelta = _PATIENCE) -> None:
+        """Wait until what there is has been listed and queued; but no longer than `patience`, for a kind may be missing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience.total_seconds()):
+                await self.streams.listed.wait()
+
     async def run(self) -> None:
-        await self._until_served()
+        kinds = {watch.resource for watch in self._watches}
+        await asyncio.gather(*map(self._until_served, sorted(kinds, key=lambda known: known.plural)))
         registry = registry_of(self._watches)
         kopf.on.login(registry=registry, id="login")(self._login)
         tasks = await kopf.spawn_tasks(
@@ -152,12 +174,19 @@ class Watcher:
             task.result()
         raise RuntimeError("the watches have ended")
 
-    async def _until_served(self) -> None:
+    async def _until_served(self, resource: Resource) -> None:
         """A warning is all that kopf has for a kind that is not there when it starts: it would never be watched."""
-        for resource in sorted({watch.resource for watch in self._watches}, key=lambda known: known.plural):
-            while not await self._kube.serves(resource):
-                logger.warning("the API server has no %s in %s yet", resource.plural, resource.api_version)
-                await self._clock.sleep(5)
+        while not await self._serves(resource):
+            await self._clock.sleep(5)
+
+    async def _serves(self, resource: Resource) -> bool:
+        try:
+            if await self._kube.serves(resource):
+                return True
+            logger.warning("the API server has no %s in %s yet", resource.plural, resource.api_version)
+        except KubeError as error:
+            logger.warning("cannot ask the API server for %s yet: %s", resource.plural, error)
+        return False
 
     async def _login(self, **_: object) -> kopf.AiohttpSession:
         # Called again when the API server refuses us although the token was read afresh: not in a hot loop.

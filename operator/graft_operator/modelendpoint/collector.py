@@ -203,8 +203,7 @@ def _container(parent: Parent, collector: Collector, settings: CollectorSettings
             {"name": "exchanges", "containerPort": COLLECTOR_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": COLLECTOR_HEALTH_PORT, "protocol": "TCP"},
         ],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": COLLECTOR_HEALTH_PORT}, "periodSeconds": 2},
-        **pod_parts.alive(COLLECTOR_HEALTH_PORT),
+        **pod_parts.probes(COLLECTOR_HEALTH_PORT),
         "volumeMounts": [
             pod_parts.mount("graft-settings", COLLECTOR_DIRECTORY, read_only=True),
             pod_parts.mount("graft-run", plane.RUN_DIRECTORY),

@@ -119,8 +119,7 @@ def _gateway(parent: Parent, spec: ModelEndpointSpec, platform: Platform) -> Man
             {"name": "http", "containerPort": plane.GATEWAY_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": plane.GATEWAY_METRICS_PORT, "protocol": "TCP"},
         ],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": plane.GATEWAY_METRICS_PORT}, "periodSeconds": 2},
-        **pod_parts.alive(plane.GATEWAY_METRICS_PORT),
+        **pod_parts.probes(plane.GATEWAY_METRICS_PORT),
         "volumeMounts": [
             pod_parts.mount("graft-routes", plane.ROUTES_DIRECTORY, read_only=True),
             _token_mount("graft-door", plane.DOOR_TOKEN_FILE),

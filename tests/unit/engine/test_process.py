@@ -105,6 +105,26 @@ async def test_only_the_leader_starts_what_leading_means():
     assert await task == 0
 
 
+async def test_nobody_asks_to_lead_who_could_not_act_at_once():
+    known, asked = asyncio.Event(), []
+
+    class Asked(Lease):
+        async def acquire(self):
+            asked.append(True)
+            return await super().acquire()
+
+    lease = Asked()
+    process = LedProcess([Service("watches", forever)], [Service("l", forever)], lease, prepared=known.wait)
+    task = asyncio.ensure_future(process.run())
+    await turns()
+    assert not asked
+    known.set()
+    await turns()
+    assert asked
+    process.stop()
+    assert await task == 0
+
+
 async def test_stopping_lets_work_finish_and_only_then_releases_the_lease():
     lease = Lease()
     log = []

@@ -1,5 +1,7 @@
 # ruff: noqa: S311 -- jitter, nothing secret
+import asyncio
 import itertools
+from datetime import timedelta
 from random import Random
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from yarl import URL
 
 from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import FINE_TUNE_JOBS, JOBS, PODS
-from graft_operator.engine.watch import Backoffs, Streams, Watch, own_key, owner_key, registry_of, settings_of
+from graft_operator.engine.watch import Backoffs, Streams, Watch, Watcher, own_key, owner_key, registry_of, settings_of
 
 
 def reference(kind="FineTuneJob", api="graft.dev/v1alpha1", controller=True):
@@ -97,12 +99,33 @@ def test_backoffs_never_end_and_start_anew_for_every_request():
     assert all(0.8 <= delay <= 1.2 for delay in (first[0], next(iter(backoffs))))
 
 
+async def asked(streams, path, **query):
+    """kopf sends a GET."""
+    url = URL(f"https://server{path}").with_query(query)
+    await streams._started(None, None, SimpleNamespace(method="GET", url=url))
+
+
+async def test_all_is_listed_once_each_kind_is_watched_and_not_when_it_is_asked_for(clock):
+    streams = Streams(clock, ["/api/v1/pods", "/apis/batch/v1/jobs"])
+    await asked(streams, "/api/v1/pods", limit="25")
+    await asked(streams, "/api/v1/pods", watch="true")
+    await asked(streams, "/api/v1/pods", watch="true")
+    await asked(streams, "/apis/batch/v1/jobs", limit="25")
+    assert not streams.listed.is_set()
+    await asked(streams, "/apis/batch/v1/jobs", watch="true")
+    assert streams.listed.is_set()
+
+
+async def test_a_kind_that_is_missing_keeps_nobody_waiting_for_ever(clock):
+    watcher = Watcher(None, [Watch(PODS, print), Watch(JOBS, print)], clock, Random())
+    await asyncio.wait_for(watcher.listed(timedelta(milliseconds=10)), 1)
+
+
 async def test_a_stream_that_nobody_opens_again_is_stalled(clock):
-    streams = Streams(clock)
+    streams = Streams(clock, [])
 
     async def request(path, **query):
-        url = URL(f"https://server{path}").with_query(query)
-        await streams._started(None, None, SimpleNamespace(method="GET", url=url))
+        await asked(streams, path, **query)
 
     await request("/api/v1/pods", watch="true")
     await request("/apis/batch/v1/jobs", watch="true")
