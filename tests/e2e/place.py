@@ -57,8 +57,13 @@ def kill_process(pod_uid, words, when=lambda process: True):
 
 
 def life(process):
-    """Of a process that was killed: until it is dead its kernel takes connections for it, which nobody answers."""
+    """
+    Of a process that was killed. Its sockets close with the last of its threads, and a thread needs a processor to die: until then the
+    kernel takes connections for it, which nobody answers.
+    """
     try:
+        if len(list((process / "task").iterdir())) > 1:
+            return {"state": "dying"}
         return {"state": (process / "stat").read_text().rpartition(")")[2].split()[0]}
     except OSError:
         return {"state": "dead"}

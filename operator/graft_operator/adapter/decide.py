@@ -136,9 +136,10 @@ def _not_wanted(observed: Observed) -> View:
     if observed.status.phase == "Failed" and observed.status.failing:
         ready = next((c for c in observed.status.conditions or [] if c.type == "Ready"), None)
         return View("Failed", ready.reason if ready else "Failed", ready.message if ready else "")  # as it was when it last had a slot
-    slots = observed.routes.max_loras if observed.routes else 0
-    reason = ("NoSlot", f"all {slots} slots are taken; raise spec.server.maxLoras or delete an Adapter") if slots else ("Waiting", "")
-    return View("Pending", *reason)
+    routes = observed.routes
+    if routes is None or len(routes.versions) < routes.max_loras:
+        return View("Pending", "Waiting", "the routes do not name it yet")
+    return View("Pending", "NoSlot", f"all {routes.max_loras} slots are taken; raise spec.server.maxLoras or delete an Adapter")
 
 
 def _failing(failed: Sequence[tuple[str, VersionReport]], facts: dict[str, object], pods: int) -> View:

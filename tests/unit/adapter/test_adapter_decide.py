@@ -41,7 +41,7 @@ def endpoint_spec(domain="dsl", keys=True):
     return parse(ModelEndpointSpec, body)
 
 
-def routes(*, wanted=True, routed=False):
+def routes(*, wanted=True, routed=False, others=0):
     entry = {"name": VERSION, "domain": "dsl", "adapter": "a", "digest": DIGEST, "uri": "s3://adapters/a", "sizeBytes": 10}
     body = {
         "endpoint": {"namespace": "shop", "name": "prod", "uid": "u"},
@@ -50,7 +50,7 @@ def routes(*, wanted=True, routed=False):
         "maxLoras": 3,
         "maxLoraRank": 64,
         "signingKeys": [KEY],
-        "versions": [entry] if wanted else [],
+        "versions": ([entry] if wanted else []) + [entry | {"name": f"dsl-{number:016x}"} for number in range(others)],
         "routes": [{"domain": "dsl", "revision": 1, "salt": "s", "arms": [{"version": VERSION} if routed else {}]}],
     }
     return parse(Routes, body)
@@ -85,7 +85,8 @@ READY = {"state": "Ready", "seconds": {"fetch": 1.0, "load": 0.5}}
         pytest.param({"endpoint": Endpoint(endpoint_spec(), DIGEST, False)}, "Failed", "WrongBase", id="another base model"),
         pytest.param({"endpoint": Endpoint(endpoint_spec(keys=False), BASE, False)}, "Failed", "NoTrustedKeys", id="no key is trusted"),
         pytest.param({"routes": None}, "Pending", "Waiting", id="no routes yet"),
-        pytest.param({"routes": routes(wanted=False)}, "Pending", "NoSlot", id="no slot"),
+        pytest.param({"routes": routes(wanted=False, others=2)}, "Pending", "Waiting", id="not in the routes yet"),
+        pytest.param({"routes": routes(wanted=False, others=3)}, "Pending", "NoSlot", id="no slot"),
         pytest.param({"servers": []}, "Loading", "Loading", id="no replica"),
         pytest.param({"servers": [pod("s0", "Fetching")]}, "Loading", "Loading", id="fetching"),
         pytest.param({"servers": [pod("s0", **READY), pod("s1", "Probing")]}, "Loading", "Loading", id="one of two is ready"),
