@@ -61,6 +61,8 @@ def main() -> None:
         if options.soak:
             outcome = soak.soak(stack.enter_context(started(graft.GRAFT, folder, port_of(direct), cores)), options.soak_requests, cores)
             write(options.out, {"soak": {**outcome, "machine": machine(cores, busy), "versions": {"graft": graft.GRAFT.version()}}})
+            if wrong := [name for name in ("requests", "streams") if not outcome[name]["flat"] or outcome[name]["load"]["failed"]]:
+                raise SystemExit(f"memory grew, or requests failed: {', '.join(wrong)}")
             return
         chosen = [system for system in SYSTEMS if system.name in options.systems]
         rows = [row for system in chosen for row in measured(system, direct, options, cores)]

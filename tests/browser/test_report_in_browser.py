@@ -39,7 +39,8 @@ def port(tmp_path_factory):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-async def test_the_report_is_drawn_and_nothing_else_happens(width, dark, port, written):
+async def test_the_report_is_drawn_and_nothing_else_happens(width, dark, port, written, tmp_path):
+    """Its pictures stay in pytest's folder, for people to look at."""
     url, made = written
     async with tab(port) as seen:
         await seen.open(url, width=width, dark=dark)
@@ -55,6 +56,7 @@ async def test_the_report_is_drawn_and_nothing_else_happens(width, dark, port, w
         assert await seen.value(DRAWN.format("circle.all")) == len(made.verdict.metrics) + len(known)
         ground = await seen.value("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") != dark
+        (tmp_path / "report.png").write_bytes(await seen.picture())
 
 
 async def test_words_of_a_drawing_stay_within_it(port, written):
