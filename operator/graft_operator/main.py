@@ -51,6 +51,7 @@ from graft_operator.modelendpoint.children import Platform
 from graft_operator.modelendpoint.metrics import PromotionMetrics
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
+from graft_operator.modelendpoint.unfinished import Unfinished
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.certificates import CertificateSource, FileCertificate, SecretCertificate, service_names
 from graft_operator.reports.fleet import Fleet
@@ -73,6 +74,7 @@ from graft_runtime.process import Service, run_process
 
 LOG = logging.getLogger(__name__)
 
+RECORDS = f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"
 CHATTER = ("kopf.objects", "kopf.activities")
 """kopf's word about every event that it handled."""
 
@@ -275,7 +277,8 @@ def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
         Watch(ADAPTER_APPROVALS, wake.endpoints_of, adapter_of),
         Watch(MODEL_ENDPOINTS, wake.tests.add, test),
         Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
-        Watch(CONFIG_MAPS, wake.all_of, endpoint, labels=f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"),
+        Watch(CONFIG_MAPS, wake.all_of, endpoint, labels=RECORDS),
+        Watch(CONFIG_MAPS, wake.endpoints.add_first, Unfinished().endpoint_of, labels=RECORDS),
     ]
 
 

@@ -46,10 +46,11 @@ from graft_operator.engine.resources import (
 )
 from graft_operator.engine.resync import Resync
 from graft_operator.engine.watch import Watcher
-from graft_operator.main import Wake, sources, watches
+from graft_operator.main import RECORDS, Wake, sources, watches
 from graft_operator.modelendpoint.children import Parent, Platform, ledger_config_map
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
+from graft_operator.modelendpoint.unfinished import Unfinished
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.fleet import Fleet
 from graft_operator.reports.sink import FleetCaller
@@ -646,6 +647,8 @@ async def test_a_successor_completes_what_was_begun_and_waits_for_no_timer(kube,
         await world.settle()
     world.writes_left = None
     assert await world.undone(), "the ledger is written, and the routes are not"
+    seen = Unfinished()
+    assert [key for record in await kube.list(CONFIG_MAPS, Selection(world.namespace, labels=RECORDS)) if (key := seen.endpoint_of(record))]
     world.clock = Stopped()
     world.start()
     process = successor(world)

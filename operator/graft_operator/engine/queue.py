@@ -78,6 +78,13 @@ class WorkQueue:
             self._ready.append(key)
             self._wakeup.set()
 
+    def add_first(self, key: Key) -> None:
+        """Work on it before all that waits."""
+        self.add(key)
+        if key in self._ready:
+            self._ready.remove(key)
+            self._ready.appendleft(key)
+
     def add_after(self, key: Key, delay: timedelta) -> None:
         """Work on it after `delay`. Of several deadlines of a key the earliest counts: working early is always safe."""
         when = self._clock.monotonic() + delay.total_seconds()

@@ -34,6 +34,25 @@ async def test_other_keys_do_not_wait_for_one_that_is_worked_on(queue):
     assert await queue.get() == TWO
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_is_urgent_goes_before_all_that_waits(queue, waits):
+    queue.add(ONE)
+    if waits:
+        queue.add(TWO)
+    queue.add_first(TWO)
+    assert [await queue.get(), await queue.get()] == [TWO, ONE]
+    assert len(queue) == 0
+
+
+async def test_what_is_urgent_and_worked_on_comes_again_only_after_done(queue):
+    queue.add(ONE)
+    key = await queue.get()
+    queue.add_first(ONE)
+    assert len(queue) == 0
+    queue.done(key)
+    assert await queue.get() == ONE
+
+
 async def test_a_waiting_worker_gets_the_key_that_is_added_later(queue, clock, background):
     worker = background(queue.get())
     await clock.settle()
