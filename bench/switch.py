@@ -1,7 +1,7 @@
 """
 A switch under load, and the way of an adapter from `apply` to serving, on two real vLLM replicas and two gateways.
 
-    .venv/bin/python bench/switch.py [--rate 20] [--away 600]
+    .venv/bin/python bench/switch.py [--rate 8] [--away 600]
 
 Needs the node of `make cluster` and the images (`make bench-switch` sees to both). Prints a table, writes bench/results/switch.json.
 """
@@ -97,7 +97,7 @@ class Streams:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=20, help="requests per second during the switches")
+    parser.add_argument("--rate", type=float, default=8, help="requests per second during the switches: two vLLMs on two cores answer some 15")
     parser.add_argument("--away", type=float, default=600, help="seconds for which the operator is away under load")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"by comma; default {','.join(PARTS)}")
     options = parser.parse_args()
