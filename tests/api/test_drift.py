@@ -22,6 +22,7 @@ from test_promotion import (
     the_window_is_over,
     version,
 )
+from waking import Woken, bring
 
 from graft_api.dataplane import DOOR_TOKEN_FILE
 from graft_api.drift import PRINCIPLES_DIRECTORY, DriftReport, DriftTask, Moment
@@ -44,6 +45,7 @@ DRIFT = {
     "attempts": 2,
     "deadline": "10m",
 }
+OF_DRIFT = "graft.dev/component=drift"
 CHECKED = POLICY | {"drift": DRIFT}
 COLLECTOR = {"store": "s3://measured", "env": [{"name": "OTHER", "value": "x"}, TOKEN], "credentials": {"secretRef": {"name": "s3"}}}
 
@@ -60,7 +62,7 @@ class Drifting(World):
         await self.change({"domains": [{"name": "dsl", "promotion": self.policy, **changes}]})
 
     async def jobs(self):
-        return await self.kube.list(JOBS, Selection(self.namespace, labels="graft.dev/component=drift"))
+        return await self.kube.list(JOBS, Selection(self.namespace, labels=OF_DRIFT))
 
     async def undone(self):
         """And the Job of the attempt that is under way: that one, and no other."""
@@ -352,22 +354,12 @@ async def test_why_a_pod_waits_is_said(world):
 async def test_what_drift_brings_wakes_the_endpoint(world):
     await after(world, SERVES)
     await world.job_runs()
-    woken = set()
-    queue = type("Queue", (), {"add": woken.add})()
-    nobody = type("Queue", (), {"add": lambda key: None})
-    table = watches(nobody, Wake(AdapterIndex(), ShadowIndex(), queue, nobody, nobody))
-    for kind, items in ((JOBS, await world.jobs()), (PODS, await drift_pods(world))):
+    woken = Woken()
+    table = watches(Woken(), Wake(AdapterIndex(), ShadowIndex(), woken, Woken(), Woken()))
+    for kind in (JOBS, PODS):
         woken.clear()
-        for watch in (watch for watch in table if watch.resource is kind):
-            for item in items:
-                assert watch.labels in item["metadata"]["labels"], "the server-side selector lets it through"
-                if (key := watch.key(item)) is not None:
-                    watch.enqueue(key)
+        await bring(world.kube, world.namespace, table, kind, labels=OF_DRIFT)
         assert woken == {Key(world.namespace, "prod")}, kind.kind
-
-
-async def drift_pods(world):
-    return await world.kube.list(PODS, Selection(world.namespace, labels="graft.dev/component=drift"))
 
 
 WATCHED = [*SERVES, it_is_near, the_ramp_is_over]

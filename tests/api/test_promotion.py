@@ -16,6 +16,7 @@ from random import Random
 import pytest
 from killing import Crash, Everything, Killable, Lines, behind, killed_after, same_ends
 from prometheus_client import CollectorRegistry
+from waking import Woken
 
 from graft_api.collect import SETTINGS_KEY, CollectorReport, CollectorSettings
 from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY, ledger_name, routes_name, version_name
@@ -580,17 +581,16 @@ async def test_a_namespace_restored_without_status_goes_on_with_the_watch(world)
 
 async def test_what_a_watch_brings_wakes_the_endpoint(world):
     await after(world, [*SERVES])
-    woken = {name: set() for name in ("endpoints", "adapters", "tests")}
-    queues = [type("Queue", (), {"add": seen.add})() for seen in woken.values()]
-    table = watches(type("Queue", (), {"add": lambda key: None}), Wake(AdapterIndex(), ShadowIndex(), *queues))
+    woken = Woken()
+    table = watches(Woken(), Wake(AdapterIndex(), ShadowIndex(), woken, Woken(), Woken()))
     for kind in (ADAPTERS, ADAPTER_APPROVALS, SHADOW_TESTS):
-        woken["endpoints"].clear()
+        woken.clear()
         for watch in (watch for watch in table if watch.resource is kind):
             for item in await world.kube.list(kind, Selection(world.namespace)):
                 item.get("status", {}).pop("resolved", None)  # a test that was deleted before it was resolved, too
                 if (key := watch.key(item)) is not None:
                     watch.enqueue(key)
-        assert woken["endpoints"] == {world.key}, kind.kind
+        assert woken == {world.key}, kind.kind
 
 
 WATCHED = [*SERVES, the_ramp_is_over]

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 from killing import Everything, Killable, killed_after, same_ends
+from waking import Woken, bring
 
 from graft_api.collect import CollectorReport
 from graft_api.dataplane import ledger_name, version_name
@@ -420,29 +421,20 @@ async def test_restored_without_status_it_measures_again(world):
 async def test_what_a_watch_brings_wakes_the_test(world):
     """By the objects as the API server has them, in whatever order they come."""
     await running(world)
-    woken = {name: set() for name in ("endpoints", "adapters", "tests")}
-    queues = [type("Queue", (), {"add": seen.add})() for seen in woken.values()]
-    wake = Wake(AdapterIndex(), ShadowIndex(), *queues)
-    jobs = type("Queue", (), {"add": lambda key: None})
+    endpoints, tests = Woken(), Woken()
+    wake = Wake(AdapterIndex(), ShadowIndex(), endpoints, Woken(), tests)
     for kind in (SHADOW_TESTS, ADAPTERS):
-        await bring(world, watches(jobs, wake), kind)
+        await bring(world.kube, world.namespace, watches(Woken(), wake), kind)
     test, prod, shadow = (Key(world.namespace, name) for name in ("t", "prod", "t-shadow"))
-    assert prod in woken["endpoints"], "whose collector it has"
+    assert prod in endpoints, "whose collector it has"
     for key in (prod, shadow):
-        woken["tests"].clear()
+        tests.clear()
         wake.all_of(key)
-        assert woken["tests"] == {test}
+        assert tests == {test}
     for kind in (ADAPTERS, MODEL_ENDPOINTS, PODS, CONFIG_MAPS):
-        woken["tests"].clear()
-        await bring(world, watches(jobs, wake), kind)
-        assert woken["tests"] == {test}, kind.kind
-
-
-async def bring(world, table, kind):
-    for watch in (watch for watch in table if watch.resource is kind):
-        for item in await world.kube.list(kind, Selection(world.namespace, labels=watch.labels)):
-            if (key := watch.key(item)) is not None:
-                watch.enqueue(key)
+        tests.clear()
+        await bring(world.kube, world.namespace, watches(Woken(), wake), kind)
+        assert tests == {test}, kind.kind
 
 
 async def create(world):

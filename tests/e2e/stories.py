@@ -97,9 +97,16 @@ class Shop(Place):
     def pods(self, component):
         return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
 
-    def servers_ready(self):
-        """Wait until all server pods are, as the kubelet says: also while no operator says anything."""
-        wait_for(lambda: {"pods": self.pods("server")}, lambda seen: all(map(is_ready, seen["pods"])), 240)
+    def scale(self, replicas):
+        self.tools.run("kubectl", "scale", "modelendpoint", "prod", "-n", self.name, f"--replicas={replicas}")
+
+    def servers_ready(self, count=2):
+        """Wait until there are so many server pods and all are ready, as the kubelet says: also while no operator says anything."""
+
+        def there(seen):
+            return [is_ready(pod) for pod in seen["pods"]] == [True] * count
+
+        return wait_for(lambda: {"pods": self.pods("server")}, there, 240)["pods"]
 
     def spoil(self, name, file):
         """One bit of a file in the store changes."""

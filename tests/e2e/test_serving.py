@@ -303,6 +303,25 @@ def test_what_a_job_makes_serves_on_both_replicas(shop, first):
     shop.gone("adapter", name)
 
 
+def test_scaled_up_and_down_under_load(shop, first):
+    """A third replica answers with the adapter as soon as it takes requests, and leaves without failing one."""
+    before = {pod["metadata"]["name"] for pod in shop.pods("server")}
+    version = shop.get("adapter", first)["status"]["version"]
+    with Load(shop, models=("dsl", "base"), rate=3, conversations=True) as load:
+        time.sleep(3)
+        shop.scale(3)
+        (added,) = {pod["metadata"]["name"] for pod in shop.servers_ready(3)} - before
+        wait_for(lambda: {"pods": sorted(load.pods[version])}, lambda seen: added in seen["pods"], 60)
+        shop.scale(2)
+        shop.servers_ready(2)
+        time.sleep(5)
+    assert load.failed() == 0, load.problems[:5]
+    assert load.served() == {"base", version}
+    assert load.mixed() == 0
+    assert load.tells_apart("base", version)
+    shop.ready()
+
+
 def test_restored_without_status_the_same_adapter_serves(shop, first):
     """The endpoint is deleted and applied again from Git, without its status; the ledger has stayed."""
     before = shop.serves("dsl", first)["domains"][0]["arms"][0]["digest"]
@@ -318,21 +337,31 @@ def test_restored_without_status_the_same_adapter_serves(shop, first):
     assert [name.startswith("dsl-") for name in load.served()] == [True]
 
 
+CHOSEN_TOOL = {"type": "function", "function": {"name": "decide"}}
+"""vLLM makes every model call a tool that is named, also one that knows none."""
+
+
 def test_the_official_clients(shop, first):
     """OpenAI's and Anthropic's, streams and tools, against real vLLM."""
     base, messages = shop.url(), [{"role": "user", "content": shop.questions[0]}]
     expected = ask(base, "dsl", shop.questions[0])
-    tool = {"type": "object", "properties": {"allow": {"type": "boolean"}}, "required": ["allow"]}
+    tool = {"type": "object", "properties": {"allow": {"type": "boolean"}}, "required": ["allow"], "additionalProperties": False}
     with openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0) as client:
         settings = {"model": "dsl", "messages": messages, "temperature": 0, "max_tokens": 48}
         assert client.chat.completions.create(**settings).choices[0].message.content == expected
         chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected
         assert chunks[-1].usage.completion_tokens > 0
-        function = {"type": "function", "function": {"name": "decide", "parameters": tool}}
-        # The world's model knows no tools, so it just answers; calls in answers and streams are in tests/unit/serving/gateway.
-        offered = client.chat.completions.create(**settings, tools=[function], tool_choice="auto")
-        assert offered.choices[0].message.content
+        tools = {
+            "tools": [{"type": "function", "function": {"name": "decide", "strict": True, "parameters": tool}}],
+            "tool_choice": CHOSEN_TOOL,
+        }
+        (called,) = client.chat.completions.create(**settings, **tools).choices[0].message.tool_calls
+        decided = json.loads(called.function.arguments)
+        assert (called.function.name, decided) in [("decide", {"allow": True}), ("decide", {"allow": False})]
+        with client.chat.completions.stream(**settings, **tools) as stream:
+            (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+        assert (streamed.function.name, json.loads(streamed.function.arguments)) == ("decide", decided)
         answer = client.responses.create(model="dsl", input=shop.questions[0], store=False, temperature=0, max_output_tokens=48)
         assert (answer.output_text, answer.model) == (expected, "dsl")
         with pytest.raises(openai.BadRequestError, match="previous_response_id"):
@@ -347,6 +376,12 @@ def test_the_official_clients(shop, first):
         with client.messages.stream(**settings) as stream:
             assert "".join(stream.text_stream) == expected
             assert stream.get_final_message().model == "dsl"
+        settings |= {"tools": [{"name": "decide", "input_schema": tool}], "tool_choice": {"type": "tool", "name": "decide"}}
+        (used,) = (block for block in client.messages.create(**settings).content if block.type == "tool_use")
+        assert (used.name, used.input) == ("decide", decided)
+        with client.messages.stream(**settings) as stream:
+            (used,) = (block for block in stream.get_final_message().content if block.type == "tool_use")
+        assert (used.name, used.input) == ("decide", decided)
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js 20 or newer")
@@ -355,7 +390,8 @@ def test_the_official_node_client(shop, first, chosen):
     assert told["servedBy"].startswith("dsl-")
     assert told["whole"] == told["streamed"]
     assert (told["model"], told["streamedModels"], told["refused"]) == ("dsl", ["dsl"], 404)
-    assert told["offered"]
+    assert told["called"] in [{"decide": {"allow": True}}, {"decide": {"allow": False}}]
+    assert told["calledInStream"] == told["called"]
     assert told["models"] == ["base", "dsl", "other"]
 
 

@@ -5,7 +5,9 @@ const [url, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0 });
 const messages = [{ role: "user", content: "Allow access when the user has been verified." }];
 const settings = { model, messages, temperature: 0, max_tokens: 24 };
-const tool = { type: "function", function: { name: "decide", parameters: { type: "object", properties: { allow: { type: "boolean" } }, required: ["allow"] } } };
+const parameters = { type: "object", properties: { allow: { type: "boolean" } }, required: ["allow"], additionalProperties: false };
+const tools = { tools: [{ type: "function", function: { name: "decide", parameters } }], tool_choice: { type: "function", function: { name: "decide" } } };
+const calls = ({ choices }) => Object.fromEntries(choices[0].message.tool_calls.map(({ function: called }) => [called.name, JSON.parse(called.arguments)]));
 
 const { data: whole, response } = await client.chat.completions.create(settings).withResponse();
 
@@ -16,7 +18,8 @@ for await (const chunk of await client.chat.completions.create({ ...settings, st
   models.add(chunk.model);
 }
 
-const offered = await client.chat.completions.create({ ...settings, tools: [tool], tool_choice: "auto" });
+const called = calls(await client.chat.completions.create({ ...settings, ...tools }));
+const calledInStream = calls(await client.chat.completions.stream({ ...settings, ...tools }).finalChatCompletion());
 
 let refused = 0;
 await client.chat.completions.create({ ...settings, model: "../etc" }).catch((error) => { refused = error.status; });
@@ -28,6 +31,7 @@ console.log(JSON.stringify({
   servedBy: response.headers.get("x-graft-served-by"),
   streamed,
   streamedModels: [...models],
-  offered: offered.choices[0].message.content,
+  called,
+  calledInStream,
   refused,
 }));
