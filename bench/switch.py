@@ -97,7 +97,9 @@ class Streams:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=8, help="requests per second during the switches: two vLLMs on two cores answer some 15")
+    parser.add_argument(
+        "--rate", type=float, default=8, help="requests per second during the switches: two vLLMs on two cores answer some 15"
+    )
     parser.add_argument("--away", type=float, default=600, help="seconds for which the operator is away under load")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"by comma; default {','.join(PARTS)}")
     options = parser.parse_args()

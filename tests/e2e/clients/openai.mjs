@@ -5,8 +5,8 @@ const [url, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0 });
 const messages = [{ role: "user", content: "Allow access when the user has been verified." }];
 const settings = { model, messages, temperature: 0, max_tokens: 24 };
-const parameters = { type: "object", properties: { allow: { type: "boolean" } }, required: ["allow"], additionalProperties: false };
-const tools = { tools: [{ type: "function", function: { name: "decide", parameters } }], tool_choice: { type: "function", function: { name: "decide" } } };
+const parameters = { type: "object", properties: { access: { type: "string", enum: ["allow", "deny"] } }, required: ["access"], additionalProperties: false };
+const tools = { max_tokens: 256, tools: [{ type: "function", function: { name: "decide", strict: true, parameters } }], tool_choice: { type: "function", function: { name: "decide" } } };
 const calls = ({ choices }) => Object.fromEntries(choices[0].message.tool_calls.map(({ function: called }) => [called.name, JSON.parse(called.arguments)]));
 
 const { data: whole, response } = await client.chat.completions.create(settings).withResponse();
