@@ -89,8 +89,10 @@ bench-gateway: .venv/.ready ## The gateway beside nginx, vllm-router and LiteLLM
 bench-switch: .venv/.ready cluster images ## A switch under load, and from apply to serving, on two real vLLM replicas
 	@$(PYTHON) bench/switch.py
 
-bench-mirroring: .venv/.ready ## What the tee adds to a request with the collector fast, slow and dead
-	@$(PYTHON) bench/mirroring/run.py
+bench-mirroring: .venv/.ready ## What the tee adds to a request with the collector fast, slow and dead; what a collector can do
+	@$(DEVCLUSTER) build versitygw
+	$(PYTHON) bench/mirroring/run.py
+	$(PYTHON) bench/mirroring/collector.py
 
 bench-rollback: .venv/.ready ## How fast a bad version is out: by routes, and by each gateway's own hard limits
 	@$(PYTHON) bench/rollback/run.py

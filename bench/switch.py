@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "examples" / "dsl")]
 
 import packages  # noqa: E402
 from place import EXAMPLE  # noqa: E402
-from stories import Load, Shop, ask, train  # noqa: E402
-from wide import RANK, large_package, wide_world  # noqa: E402
+from stories import ALLOWED, Load, Shop, ask, train  # noqa: E402
+from wide import RANK, large, large_package, wide_world  # noqa: E402
 
 from graft_devcluster import cluster, images, install, s3, settings  # noqa: E402
 
@@ -71,7 +71,7 @@ class Streams:
         self._running.result(60)  # raises what ended a stream: gaps that nobody measured are none
 
     async def _run(self) -> None:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers=ALLOWED) as session:
             await asyncio.gather(*(self._one(session) for _ in range(self.count)))
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
@@ -133,12 +133,13 @@ def write(found: dict[str, Any]) -> None:
 
 
 def kept(result: dict[str, Any]) -> bool:
-    """Whether every promise with a bound was kept, of the parts that were measured."""
-    lost = sum(
-        result.get(name, 0) for name in ("failed_requests", "mixed_answers", "operator_away_failed_requests", "revisions_not_reached")
-    )
-    in_time = result.get("slowest_replica_ms", 0.0) <= SWITCHED_WITHIN_MS and result.get("agent_adds_seconds", 0.0) <= AGENT_ADDS_SECONDS
-    return lost == 0 and in_time
+    """Whether every promise with a bound was measured, now or before, and kept."""
+    nothing = ("failed_requests", "mixed_answers", "operator_away_failed_requests", "revisions_not_reached")
+    bounds = dict.fromkeys(nothing, 0.0) | {"slowest_replica_ms": SWITCHED_WITHIN_MS, "agent_adds_seconds": AGENT_ADDS_SECONDS}
+    broken = {name: result.get(name, "not measured") for name, bound in bounds.items() if result.get(name, math.inf) > bound}
+    for name, found in broken.items():
+        print(f"NOT KEPT: {name} is {found}, at most {bounds[name]:g} is promised")
+    return not broken
 
 
 @contextmanager
@@ -177,23 +178,23 @@ def new_folder(shop: Shop) -> Path:
 
 def switches(shop: Shop, rate: float) -> dict[str, Any]:
     """Back and forth under load: what fails, what is mixed, and how long until the slowest gateway routes by the new revision."""
-    seconds = []
+    pinned = []
     with Load(shop, rate=rate) as load, Watching(shop) as watching:
         time.sleep(3)
-        pinned = []
         for number in range(SWITCHES):
             adapter = ("second", "first")[number % 2]
-            pinned.append(time.monotonic())
+            pinned.append(time.time())
             shop.pin(dsl={"adapter": adapter})
             shop.serves("dsl", adapter)
             time.sleep(1)
-        seconds, missed = watching.slowest()
-        whole = [watching.reached_after(moment) for moment in pinned]
+    seconds, missed = watching.slowest()
+    whole = [watching.reached_after(moment) for moment in pinned]
     adapters = sorted(load.served() - {"base"})
     assert len(adapters) == 2, f"served by {adapters}"
     assert load.tells_apart(*adapters), "a mix of the two could not be seen"
     return {
         "requests": sum(load.outcomes.values()),
+        "requests_per_second": rate,
         "failed_requests": load.failed(),
         "mixed_answers": load.mixed(),
         "versions_seen": len(adapters),
@@ -206,37 +207,27 @@ def switches(shop: Shop, rate: float) -> dict[str, Any]:
 
 
 class Watching:
-    """Asks every gateway pod by itself, all the time, and notes when each first answers by a new revision."""
+    """When each revision was written, and when each gateway routes by it: its own words, for whoever asks it all the time slows it down."""
 
     def __init__(self, shop: Shop) -> None:
-        self.gateways = [pod["status"]["podIP"] for pod in shop.pods("gateway")]
-        self.seen: dict[str, list[tuple[int, float]]] = {address: [] for address in self.gateways}
-        self.written: dict[int, float] = {}
         self.shop = shop
+        self.written: dict[int, float] = {}
+        self.accepted: list[list[tuple[int, float]]] = []
+        """Of each gateway: revisions, and when it had them; seconds since 1970."""
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(len(self.gateways) + 1)
+        self._reading = threading.Thread(target=self._read)
 
     def __enter__(self) -> Watching:
-        for address in self.gateways:
-            self._pool.submit(self._ask, address)
-        self._pool.submit(self._read)
+        self._reading.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._pool.shutdown()
-
-    def _ask(self, address: str) -> None:
-        while not self._stop.is_set():
-            with urllib.request.urlopen(f"http://{address}:8080/v1/models", timeout=10) as answer:
-                revision = int(answer.headers["x-graft-revision"])
-            known = self.seen[address]
-            if not known or known[-1][0] < revision:
-                known.append((revision, time.monotonic()))
-            time.sleep(0.005)
+        self._reading.join()
+        self.accepted = [self._words(pod["metadata"]["name"]) for pod in self.shop.pods("gateway")]
 
     def _read(self) -> None:
-        """When each revision was written: the API server's own watch, in a process of its own."""
+        """The API server's own watch, in a process of its own."""
         arguments = ["get", "configmap", "prod-routes", "-n", self.shop.name, "--watch", "-o", "jsonpath={.data.routes\\.json}{'\\x1e'}"]
         command = ["kubectl", *arguments]
         with subprocess.Popen(command, env=dict(self.shop.tools.environment()), stdout=subprocess.PIPE) as process:
@@ -247,21 +238,26 @@ class Watching:
                 text += piece
                 *documents, text = text.split(b"\x1e")
                 for document in documents:
-                    self.written.setdefault(json.loads(document)["revision"], time.monotonic())
+                    self.written.setdefault(json.loads(document)["revision"], time.time())
+
+    def _words(self, pod: str) -> list[tuple[int, float]]:
+        said = self.shop.tools.run("kubectl", "logs", pod, "-n", self.shop.name).splitlines()
+        lines = [json.loads(line) for line in said if '"routes accepted"' in line]
+        return [(line["revision"], datetime.fromisoformat(line["time"]).timestamp()) for line in lines]
 
     def slowest(self) -> tuple[list[float], int]:
-        """For each revision, from when it was seen to be written to when the last gateway answered by it; and how many one never did."""
+        """For each revision, from the first sign that it was written to when the last gateway had it; and how many one never had."""
         found, missed = [], 0
-        for revision, written in sorted(self.written.items())[1:]:
-            reached = [next((at for number, at in known if number >= revision), None) for known in self.seen.values()]
+        for revision, seen in sorted(self.written.items())[1:]:
+            reached = [next((at for number, at in known if number >= revision), None) for known in self.accepted]
             times = [at for at in reached if at is not None]
             missed += len(times) < len(reached)
-            found.append(max(0.0, max(times, default=0.0) - written))
+            found.append(max(times, default=seen) - min([seen, *times]))
         return found, missed
 
     def reached_after(self, moment: float) -> float:
-        """From a change of the spec to when the last gateway answered by a newer revision: the operator's part is in it."""
-        return max(next((at for _, at in known if at > moment), math.inf) for known in self.seen.values()) - moment
+        """From a change of the spec to when the last gateway had a newer revision: the operator's part is in it."""
+        return max(next((at for _, at in known if at > moment), math.inf) for known in self.accepted) - moment
 
 
 def large_adapter(shop: Shop) -> dict[str, Any]:
@@ -269,8 +265,9 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
     place = new_folder(shop)
     shop.world = wide_world(shop.world, place / "world")
     server = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())["spec"]["server"] | {"maxLoraRank": RANK}
+    server["podTemplate"]["resources"]["limits"]["memory"] = "9Gi"
     shop.open(*large_package(shop.world, place / "large"), place / "packages", STARTED_WITHIN, server=server)
-    package = packages.Package(shop.good, shop.folder / "large")
+    package = large(packages.Package(shop.good, shop.folder / "large")).finish(shop.signer)
     shop.upload(package, "large")
     transfer = copy_seconds(shop, "large")
     with Streams(shop.url(), "other", 4) as streams:
@@ -282,6 +279,7 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
         shop.pin(dsl={"adapter": "large"})
         shop.serves("dsl", "large")
         serving = time.monotonic() - began
+        steps = slowest_steps(shop, status["version"])
         for number in range(8):  # every pod's first use, whichever these go to
             ask(shop.url(), "dsl", f"Rule {number}: allow access when the user has been verified.")
         time.sleep(2)
@@ -296,9 +294,21 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
         "loaded_to_transfer_ratio": round(loaded / transfer, 2),
         "agent_adds_seconds": round(loaded - transfer, 2),
         "agent_seconds": status.get("loadSeconds"),
+        "agent_steps_seconds": steps,
         "other_streams_gap_ms_before": summary(quiet),
         "other_streams_gap_ms_while_loading_and_first_used": summary(busy),
     }
+
+
+def slowest_steps(shop: Shop, version: str) -> dict[str, float]:
+    """What the agents say of each step; of both replicas the longer one."""
+    found: dict[str, float] = {}
+    for pod in shop.pods("server"):
+        said = shop.tools.run("kubectl", "logs", pod["metadata"]["name"], "-c", "agent", "-n", shop.name).splitlines()
+        for line in (json.loads(line) for line in said if '"ready"' in line):
+            if line.get("version") == version:
+                found |= {step: max(found.get(step, 0.0), seconds) for step, seconds in line["seconds"].items()}
+    return found
 
 
 def operator_away(shop: Shop, seconds: float) -> dict[str, Any]:

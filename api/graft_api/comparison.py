@@ -218,9 +218,15 @@ class MetricReading(Model):
     missing_candidate: Count = 0
     scorer_failures: Count = 0
     """Pairs that the scorer, not a model, failed on: sampled, and not among `pairs`."""
+    transient_failures: Count = 0
+    """Pairs that it failed on because network or machine were at fault: sampled, and in neither of these counts."""
     harm: HarmReading | None = None
     hours_to_detect: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Hours of this traffic, counted from the start, until the effect in question is detected with 80 % power."""
+
+    def sampled(self) -> int:
+        """Return how many pairs should have been measured."""
+        return self.pairs + self.scorer_failures + self.transient_failures
 
 
 class Exclusion(Model):
@@ -229,6 +235,8 @@ class Exclusion(Model):
     cause: Name
     side: Literal["Incumbent", "Candidate", "Both"]
     count: Count
+    contrast: Name | None = None
+    """What they were left out of, in a verdict. Absent: in the contrast itself, and in verdicts that an older operator read."""
 
 
 class Contrast(Model):
@@ -257,6 +265,10 @@ class Comparison(Model):
     """Scorers and instruments that do not work, with what is wrong."""
     lost_pairs: Count = 0
     """Pairs that were mirrored and never compared: queue full, collector or shadow away."""
+
+    def every(self) -> list[Contrast]:
+        """Return all contrasts, the instrument's last."""
+        return [*self.contrasts, *([self.instrument] if self.instrument else [])]
 
 
 class Limits(Model):
@@ -320,4 +332,5 @@ class Verdict(Model):
     sentence: Annotated[str, Field(max_length=512)]
     reasons: Annotated[list[Annotated[str, Field(max_length=320)]], Field(max_length=64)] = Field(default_factory=list)
     metrics: Annotated[list[MetricVerdict], Field(max_length=128)] = Field(default_factory=list)
-    exclusions: Annotated[list[Exclusion], Field(max_length=256)] = Field(default_factory=list)
+    exclusions: Annotated[list[Exclusion], Field(max_length=320)] = Field(default_factory=list)
+    """Each with its contrast."""

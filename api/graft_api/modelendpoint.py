@@ -196,6 +196,8 @@ class Collector(Model):
     """Of observations."""
     queue_bytes: Annotated[int, Field(ge=1_048_576, le=4_294_967_296)] = 67_108_864
     """What one gateway may hold of what the collector has not taken yet. Beyond, it is dropped and counted: production never waits."""
+    image: Annotated[str, Field(max_length=512, min_length=1)] | None = None
+    """With the programs that `command` scorers name: built `FROM` the operator's serving image, which is the default."""
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = None
     """For the tokens that scorers name by `tokenEnv`. None that steers the collector itself."""
     resources: Resources | None = None

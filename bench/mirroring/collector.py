@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,10 +71,9 @@ def main() -> None:
         for rate in rates:
             rows.append(asyncio.run(measured(shadow, rate, Length(options.warm_up, options.seconds))))
             print(json.dumps(rows[-1]), flush=True)
+            document = {"rows": rows, "machine": machine(CORES, busy), "versions": {"graft": graft.GRAFT.version()}}
+            options.out.write_text(json.dumps(document, indent=1) + "\n")
     table(rows)
-    options.out.parent.mkdir(exist_ok=True)
-    document = {"rows": rows, "machine": machine(CORES, busy), "versions": {"graft": graft.GRAFT.version()}}
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def parse() -> argparse.Namespace:
@@ -112,13 +112,14 @@ async def measured(shadow: str, rate: int, length: Length) -> dict[str, Any]:
         compare = document.compare
         assert compare is not None
         _, lines = await asyncio.to_thread(committed, open_store(store, credentials), compare)
-        return row(shadow, rate, length.warm_up + length.measured, seen, len(lines))
+        return row(shadow, rate, seen, len(lines))
 
 
 @dataclass(frozen=True)
 class Life:
     """What the collector's process did while exchanges came."""
 
+    seconds: float
     cpu_seconds: float
     rss_mib: list[float]
     metrics: dict[str, float]
@@ -126,7 +127,7 @@ class Life:
 
 
 async def life(collector: Program, running: Running, point: Point, length: Length, *, to_the_end: bool) -> Life:
-    """`to_the_end`: until it has asked the shadow about all that came."""
+    """`to_the_end`: until it has asked the shadow about all that came, or for as long again."""
     pid = collector.process.pid
     rss = [rss_mib(pid)]
 
@@ -136,28 +137,29 @@ async def life(collector: Program, running: Running, point: Point, length: Lengt
             await asyncio.sleep(0.5)
 
     watching = asyncio.ensure_future(watch())
-    before = cpu_seconds(pid)
+    before, began = cpu_seconds(pid), time.monotonic()
     seen = await asyncio.to_thread(run, running, point, length, CORES, ("-model", DOMAIN))
     if to_the_end:
-        await says(collector, lambda metrics: metrics["graft_compare_waiting"] == 0)
-    used = cpu_seconds(pid) - before
+        with contextlib.suppress(TimeoutError):
+            await says(collector, lambda metrics: metrics["graft_compare_waiting"] == 0)
+    used, seconds = cpu_seconds(pid) - before, time.monotonic() - began
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    return Life(used, rss, await asyncio.to_thread(sums, collector.health_port), seen.failed)
+    return Life(seconds, used, rss, await asyncio.to_thread(sums, collector.health_port), seen.failed)
 
 
-def row(shadow: str, rate: int, seconds: float, seen: Life, pairs: int) -> dict[str, Any]:
+def row(shadow: str, rate: int, seen: Life, pairs: int) -> dict[str, Any]:
     exchanges = seen.metrics["graft_collector_exchanges_total"]
     return {
         "shadow": shadow,
         "rate": rate,
-        "seconds": seconds,
+        "seconds": round(seen.seconds, 1),
         "exchanges": int(exchanges),
         "pairs": pairs,
-        "pairs_per_second": round(pairs / seconds, 1),
+        "pairs_per_second": round(pairs / seen.seconds, 1),
         "not_compared": {cause: int(count) for cause, count in causes(seen.metrics)},
         "cpu_ms_per_exchange": round(seen.cpu_seconds * 1000 / max(1, exchanges), 3),
-        "cores": round(seen.cpu_seconds / seconds, 3),
+        "cores": round(seen.cpu_seconds / seen.seconds, 3),
         "rss_mib_before": round(seen.rss_mib[0], 1),
         "rss_mib_most": round(max(seen.rss_mib), 1),
         "held_mib": round(seen.metrics["graft_collector_held_bytes"] / 2**20, 1),
@@ -239,6 +241,8 @@ def causes(metrics: dict[str, float]) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         if name.startswith("graft_compare_lost_total{") and value:
             yield name.split('"')[1], value
+    if missing := metrics["graft_compare_missing"]:
+        yield "never-came", missing
 
 
 def table(rows: Sequence[dict[str, Any]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from graft_api.comparison import MetricVerdict, Outcome, Role, Verdict
 from graft_cli.run import table
 from graft_evaluation.paired.sentences import amount
@@ -21,12 +23,19 @@ def said(answer: Verdict) -> str:
     header = ("metric", "contrast", "role", "improvement [95 %]", "margin", "conversations", "pairs", "outcome")
     rows = [header, *(_row(metric) for metric in answer.metrics)]
     sentences = [f"{metric.outcome.value}: {metric.sentence}" for metric in answer.metrics]
-    return printable("\n".join(["", *table(rows), "", *sentences, "", answer.sentence]))
+    return printable("\n".join(["", *table(rows), "", *sentences, *_left_out(answer), "", answer.sentence]))
 
 
 def printable(text: str) -> str:
     """Return text without what a terminal would obey: names and reasons are not always ours."""
     return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _left_out(answer: Verdict) -> Iterator[str]:
+    for contrast in dict.fromkeys(exclusion.contrast for exclusion in answer.exclusions):
+        of = [exclusion for exclusion in answer.exclusions if exclusion.contrast == contrast]
+        causes = ", ".join(f"{exclusion.count} by {exclusion.cause} ({exclusion.side})" for exclusion in of)
+        yield f"left out of {contrast}: {causes}" if contrast else f"left out: {causes}"
 
 
 def _row(found: MetricVerdict) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def verdict(comparison: Comparison, limits: Limits, clock: Clock) -> Verdict:
 
 
 def _at_horizon(comparison: Comparison, limits: Limits, metrics: list[MetricVerdict], little: Sequence[str]) -> Verdict:
-    drift = list(_instrument(comparison))
+    drift = [*_failing(comparison, limits, over=True), *_instrument(comparison)]
     if any(finding.outcome is Outcome.ERROR for finding in drift):
         return _verdict(Outcome.ERROR, [finding.reason for finding in drift], comparison, metrics)
     doubts = [*little, *(finding.reason for finding in drift), *_exclusions(comparison, limits), *_losses(comparison, limits)]
@@ -114,11 +114,21 @@ def _metric_verdict(contrast: Contrast, reading: MetricReading) -> MetricVerdict
 def _broken(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     for what in comparison.broken:
         yield Finding(Outcome.ERROR, what)
-    for _, reading in _deciding(_all(comparison)):
-        sampled = reading.pairs + reading.scorer_failures
+    yield from _failing(comparison, limits, over=False)
+
+
+def _failing(comparison: Comparison, limits: Limits, *, over: bool) -> Iterator[Finding]:
+    """
+    Say which scorers failed on too many pairs.
+
+    What network or machine were at fault for counts when the test's time is over, and not before: two minutes without a judge must not
+    end a week.
+    """
+    for _, reading in _deciding(comparison.every()):
+        failures, sampled = reading.scorer_failures + over * reading.transient_failures, reading.sampled()
         # A handful of the first few pairs is no share of anything yet.
-        if sampled >= limits.min_clusters and reading.scorer_failures / sampled > limits.max_scorer_failures:
-            failed = f"the scorer of {reading.metric.called()} failed on {reading.scorer_failures / sampled:.1%} of the pairs"
+        if sampled >= limits.min_clusters and failures / sampled > limits.max_scorer_failures:
+            failed = f"the scorer of {reading.metric.called()} failed on {failures / sampled:.1%} of the pairs"
             yield Finding(Outcome.ERROR, f"{failed}, at most {limits.max_scorer_failures:.1%} may be")
 
 
@@ -144,7 +154,7 @@ def _switched(clock: Clock) -> Iterator[Finding]:
 
 
 def _too_little(comparison: Comparison, limits: Limits) -> Iterator[str]:
-    for contrast in _all(comparison):
+    for contrast in comparison.every():
         if contrast.clusters < limits.min_clusters:
             yield f"{contrast.name}: {contrast.clusters} conversations, at least {limits.min_clusters} are needed"
         elif contrast.largest_cluster_share > limits.max_cluster_share:
@@ -231,8 +241,7 @@ def _flattered(comparison: Comparison) -> Iterator[str]:
 
 def _broke(reading: MetricReading) -> float:
     """Return the share of sampled pairs that the scorer failed on."""
-    sampled = reading.pairs + reading.scorer_failures
-    return reading.scorer_failures / sampled if sampled else 0.0
+    return (reading.sampled() - reading.pairs) / reading.sampled() if reading.sampled() else 0.0
 
 
 def _unchecked(comparison: Comparison, limits: Limits) -> Iterator[str]:
@@ -263,10 +272,6 @@ def _contradictions(deciding: Sequence[MetricVerdict], outcome: Outcome) -> Iter
     ]
     if outcome is Outcome.PASSED or len(found) == len(decided):
         yield from found
-
-
-def _all(comparison: Comparison) -> list[Contrast]:
-    return [*comparison.contrasts, *([comparison.instrument] if comparison.instrument else [])]
 
 
 def _deciding(contrasts: Sequence[Contrast]) -> Iterator[tuple[Contrast, MetricReading]]:
@@ -300,4 +305,4 @@ def _pending(reason: str, comparison: Comparison) -> Verdict:
 
 
 def _every_exclusion(comparison: Comparison) -> list[Exclusion]:
-    return [exclusion for contrast in comparison.contrasts for exclusion in contrast.exclusions]
+    return [found.model_copy(update={"contrast": contrast.name}) for contrast in comparison.every() for found in contrast.exclusions]

@@ -24,6 +24,7 @@ import aiohttp
 from graft_runtime.environment import MissingSetting
 from graft_serving.backoff import Backoff
 from graft_serving.rotated_file import RotatedFile, authority_file, token_file
+from graft_serving.sockets import kept_alive
 from graft_serving.trouble import Trouble
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -127,7 +128,9 @@ class ApiServer:
     async def __aenter__(self) -> ApiServer:
         # The cluster's keys come as application/jwk-set+json alone: asked for JSON only, the API server answers 406.
         headers = {"User-Agent": "graft-serving", "Accept": "application/json, */*", "Accept-Encoding": "identity"}
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=30), headers=headers)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(keepalive_timeout=30, socket_factory=kept_alive), headers=headers
+        )
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

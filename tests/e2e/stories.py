@@ -1,6 +1,7 @@
 """An endpoint to play stories on: its namespace, its adapters, and load on it all the time."""
 
 import asyncio
+import hashlib
 import io
 import itertools
 import json
@@ -16,6 +17,9 @@ import yaml
 from packages import Signer, public_pem
 from place import EXAMPLE, ROOT, Place, wait_for
 
+API_KEY = "sk-e2e-4f1c9a7be20d"
+ALLOWED = {"authorization": f"Bearer {API_KEY}"}
+
 
 class Shop(Place):
     """A namespace with a ModelEndpoint of two domains, and a good adapter to make bad ones from."""
@@ -26,6 +30,7 @@ class Shop(Place):
         folder.mkdir(exist_ok=True)
         self.create_namespace()
         self.fill_bucket()
+        self.secret("clients", {"e2e": f"sha256:{hashlib.sha256(API_KEY.encode()).hexdigest()}"})
         self.apply(self.endpoint(**spec))
         self.ready(within)
 
@@ -33,6 +38,7 @@ class Shop(Place):
         body = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())
         body["metadata"]["namespace"] = self.name
         body["spec"] |= {"baseModel": {"uri": f"s3://{self.bucket}/base"}, "domains": [{"name": "dsl"}, {"name": "other"}]}
+        body["spec"]["gateway"] = {"replicas": 2, "apiKeys": {"secretRef": {"name": "clients"}}}
         body["spec"]["server"]["args"] += ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]
         # One for packages that are signed here, and one for what a FineTuneJob of this namespace makes.
         trusted = [{"name": "e2e", "pem": self.signer.public}, {"name": "jobs", "pem": public_pem(self.key)}]
@@ -218,7 +224,7 @@ class Load:
         self._thread.join(60)
 
     async def _run(self):
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), headers=ALLOWED) as session:
             tasks, number = set(), 0
             while not self._stop.is_set():
                 model = self.models[number % len(self.models)]
@@ -289,7 +295,8 @@ def is_ready(pod):
 def ask(url, model, question):
     """One answer."""
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 48}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
+    headers = {"content-type": "application/json"} | ALLOWED
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return json.loads(answer.read())["choices"][0]["message"]["content"]
 

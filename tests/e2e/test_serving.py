@@ -18,7 +18,7 @@ import openai
 import packages
 import pytest
 from place import kill_process, wait_for
-from stories import Load, Shop, ask, is_ready, train
+from stories import API_KEY, Load, Shop, ask, is_ready, train
 
 from graft_devcluster import install
 
@@ -182,18 +182,22 @@ def test_admin_routes_are_out_of_reach(shop, first):
     pod = shop.pods("server")[0]["status"]["podIP"]
     for path in ADMIN:
         for method in ("GET", "POST"):
-            assert raw_status(shop.url() + path, method) in {400, 404, 405}, path
+            assert raw_status(shop.url() + path, method, key=API_KEY) in {400, 404, 405}, path
             assert raw_status(f"http://{pod}:8000{path}", method) in {400, 401, 404, 405}, path
             assert raw_status(f"http://{pod}:8001{path}", method) is None, "vLLM listens on the pod's address"
     assert raw_status(f"http://{pod}:8000/v1/chat/completions", "POST") == 401
     for alias in ("dsl-0123456789abcdef", "../etc", "/graft/adapters/x", ""):
         body = json.dumps({"model": alias, "messages": []}).encode()
-        assert raw_status(f"{shop.url()}/v1/chat/completions", "POST", body) in {400, 404}
+        assert raw_status(f"{shop.url()}/v1/chat/completions", "POST", body, key=API_KEY) in {400, 404}
+    for key in ("", "sk-e2e-of-somebody-else"):
+        assert raw_status(f"{shop.url()}/v1/models", "GET", key=key) == 401
+    assert raw_status(f"{shop.url()}/v1/models", "GET", key=API_KEY) == 200
 
 
-def raw_status(url, method, body=b"{}"):
+def raw_status(url, method, body=b"{}", key=""):
     command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--path-as-is", "-m", "5", "-X", method]
     command += ["-H", "content-type: application/json", "--data-binary", "@-"] if method == "POST" else []
+    command += ["-H", f"authorization: Bearer {key}"] if key else []
     done = subprocess.run([*command, url], input=body, capture_output=True)
     return int(done.stdout) if done.returncode == 0 else None
 
@@ -348,7 +352,7 @@ def test_the_official_clients(shop, first):
     expected = ask(base, "dsl", shop.questions[0])
     access = {"type": "string", "enum": ["allow", "deny"]}
     tool = {"type": "object", "properties": {"access": access}, "required": ["access"], "additionalProperties": False}
-    with openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{base}/v1", api_key=API_KEY, max_retries=0) as client:
         settings = {"model": "dsl", "messages": messages, "temperature": 0, "max_tokens": 48}
         assert client.chat.completions.create(**settings).choices[0].message.content == expected
         chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
@@ -372,7 +376,7 @@ def test_the_official_clients(shop, first):
         assert client.completions.create(model="dsl", prompt="user", max_tokens=4).model == "dsl"
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(**settings | {"model": first})
-    with anthropic.Anthropic(base_url=base, api_key="unused", max_retries=0) as client:
+    with anthropic.Anthropic(base_url=base, api_key=API_KEY, max_retries=0) as client:
         settings = {"model": "dsl", "messages": messages, "max_tokens": 48, "extra_body": {"temperature": 0}}
         said = client.messages.create(**settings)
         assert (said.content[0].text, said.model) == (expected, "dsl")
@@ -393,7 +397,7 @@ def test_the_official_clients(shop, first):
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js 20 or newer")
 def test_the_official_node_client(shop, first, chosen):
-    told = node_client(shop.url(), "dsl", chosen)
+    told = node_client(shop.url(), "dsl", API_KEY, chosen)
     assert told["servedBy"].startswith("dsl-")
     assert told["whole"] == told["streamed"]
     assert (told["model"], told["streamedModels"], told["refused"]) == ("dsl", ["dsl"], 404)
@@ -402,13 +406,13 @@ def test_the_official_node_client(shop, first, chosen):
     assert told["models"] == ["base", "dsl", "other"]
 
 
-def node_client(url, model, chosen):
+def node_client(url, model, key, chosen):
     """What Node's client got; installed once, by its lock file."""
     source = Path(__file__).parent / "clients"
     place = chosen.cache / "node-clients"
     shutil.copytree(source, place, dirs_exist_ok=True)
     subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=place, check=True, capture_output=True, timeout=120)
-    done = subprocess.run(["node", "openai.mjs", url, model], cwd=place, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["node", "openai.mjs", url, model, key], cwd=place, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -363,7 +363,8 @@ graft-commands:
     expression: >-
       dyn(object).?spec.?metrics.orValue([]).exists(m, m.?scorer.?command.hasValue()) ||
       dyn(object).?spec.?domains.orValue([]).exists(d, {{ include "graft.programmed" "d" }}) ||
-      dyn(object).?spec.?collector.?observe.orValue([]).exists(d, d.?scores.orValue([]).exists(s, s.?scorer.?command.hasValue()))
+      dyn(object).?spec.?collector.?observe.orValue([]).exists(d, d.?scores.orValue([]).exists(s, s.?scorer.?command.hasValue())) ||
+      dyn(object).?spec.?collector.?image.hasValue()
   validations:
   # What somebody with the verb has written stays in an endpoint that others scale or label. Of a policy for promotion the operator makes
   # ShadowTests by itself, so its programs are asked for here.
@@ -373,12 +374,13 @@ graft-commands:
       dyn(object).?spec.?domains.orValue([]).all(d, !({{ include "graft.programmed" "d" }}) ||
       dyn(oldObject).?spec.?domains.orValue([]).exists(o, o.name == d.name &&
       o.?promotion.?shadow.?metrics.orValue([]) == d.?promotion.?shadow.?metrics.orValue([]))) &&
-      dyn(object).?spec.?collector.?observe.orValue([]) == dyn(oldObject).?spec.?collector.?observe.orValue([])) ||
+      dyn(object).?spec.?collector.?observe.orValue([]) == dyn(oldObject).?spec.?collector.?observe.orValue([]) &&
+      dyn(object).?spec.?collector.?image.orValue('') == dyn(oldObject).?spec.?collector.?image.orValue('')) ||
       authorizer.group('graft.dev').resource(request.resource.resource).namespace(request.namespace).name(
       object.metadata.?name.orValue('')).check('command').allowed()
     message: >-
-      a program (scorer.command) runs beside the collector's tokens and the keys of its store: for a ShadowTest or ModelEndpoint with one
-      you need the verb command on shadowtests or modelendpoints (ClusterRole graft-serving-admin), or use another scorer
+      a program (scorer.command, collector.image) runs beside the collector's tokens and the keys of its store: for a ShadowTest or
+      ModelEndpoint with one you need the verb command on shadowtests or modelendpoints (ClusterRole graft-serving-admin), or use another scorer
     reason: Forbidden
 # Somebody's word counts because nobody else can say it, and nobody else can unsay it: neither by a deletion nor by an owner that is
 # deleted in its place.
@@ -477,12 +479,13 @@ graft-promotion:
       (dyn(object).spec.?collector.?store.orValue('') == dyn(oldObject).spec.?collector.?store.orValue('') &&
       dyn(object).spec.?collector.?credentials.orValue({}) == dyn(oldObject).spec.?collector.?credentials.orValue({}) &&
       dyn(object).spec.?collector.?env.orValue([]) == dyn(oldObject).spec.?collector.?env.orValue([]) &&
+      dyn(object).spec.?collector.?image.orValue('') == dyn(oldObject).spec.?collector.?image.orValue('') &&
       variables.before.all(o, !o.?promotion.hasValue() ||
       dyn(object).spec.?collector.?observe.orValue([]).filter(s, s.domain == o.name) ==
       dyn(oldObject).spec.?collector.?observe.orValue([]).filter(s, s.domain == o.name)))
     message: >-
-      what promotion is decided by is measured with spec.collector.observe of its domain, store, credentials and env of the collector: to
-      change them beside a promotion policy you need the verb setpolicy on the ModelEndpoint (ClusterRole graft-policy-admin)
+      what promotion is decided by is measured with spec.collector.observe of its domain, store, credentials, env and image of the collector:
+      to change them beside a promotion policy you need the verb setpolicy on the ModelEndpoint (ClusterRole graft-policy-admin)
     reason: Forbidden
   # Else the policy goes with the endpoint, which comes again without: by a deletion, or by an owner that is deleted in its place.
   - expression: >-

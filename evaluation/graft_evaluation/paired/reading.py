@@ -52,6 +52,7 @@ def contrast(summary: Summary, limits: Limits, moment: Moment, replicates: int =
             missing_incumbent=int(summary.missing[index, 0]),
             missing_candidate=int(summary.missing[index, 1]),
             scorer_failures=summary.tallies.scorer_failures[metric.name],
+            transient_failures=summary.tallies.transient_failures[metric.name],
             harm=harms.get(metric.name),
             reason=refusal,
         )

@@ -74,6 +74,8 @@ class Tallies:
     """(cause, side) -> requests."""
     scorer_failures: Counter[str] = field(default_factory=Counter)
     """Metric -> pairs that its scorer failed on."""
+    transient_failures: Counter[str] = field(default_factory=Counter)
+    """Metric -> those that another time it may not have failed on."""
 
 
 class Summary:
@@ -105,9 +107,10 @@ class Summary:
         """Count requests that were left out, by cause and by the side that had it: Incumbent, Candidate or Both."""
         self.tallies.exclusions[cause, side] += count
 
-    def fail(self, metric: str, count: int = 1) -> None:
-        """Count pairs that a metric's scorer, not a model, failed on; they are absent on both sides."""
-        self.tallies.scorer_failures[metric] += count
+    def fail(self, metric: str, count: int = 1, *, transient: bool = False) -> None:
+        """Count pairs that a metric's scorer, not a model, failed on; they are absent on both sides. `transient`: it may pass."""
+        tally = self.tallies.transient_failures if transient else self.tallies.scorer_failures
+        tally[metric] += count
 
     def merge(self, other: "Summary") -> None:
         """Add another summary of the same plan. Raises ValueError for another plan."""
@@ -125,6 +128,7 @@ class Summary:
         self.sample.merge(other.sample.table())
         self.tallies.exclusions.update(other.tallies.exclusions)
         self.tallies.scorer_failures.update(other.tallies.scorer_failures)
+        self.tallies.transient_failures.update(other.tallies.transient_failures)
 
     def _add_block(self, batch: Batch) -> None:
         plan = self.plan

@@ -38,6 +38,8 @@ def to_bytes(summary: Summary) -> bytes:
         "level": summary.sample.table().level,
         "arrays": [[name, array.dtype.str, array.size] for name, array in arrays.items()],
     }
+    if transient := dict(sorted(summary.tallies.transient_failures.items())):  # a summary without has the bytes that it always had
+        header["transientFailures"] = transient
     head = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
     body = zlib.compress(b"".join(array.tobytes() for array in arrays.values()), 6)
     return _PREFIX.pack(MAGIC, VERSION, len(head), zlib.crc32(head + body)) + head + body
@@ -116,6 +118,7 @@ def _restored(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Summar
     summary.sample = Sample(plan.seed, plan.capacity, table)
     summary.tallies.exclusions = Counter({(cause, side): count for cause, side, count in header["exclusions"]})
     summary.tallies.scorer_failures = Counter(header["scorerFailures"])
+    summary.tallies.transient_failures = Counter(header.get("transientFailures", {}))
     return summary
 
 

@@ -20,9 +20,12 @@ from graft_evaluation.paired.hashing import conversation_keys
 from graft_evaluation.paired.outcomes import worst
 from graft_evaluation.paired.reading import Moment, contrast
 from graft_evaluation.paired.summary import Plan, Summary
+from graft_evaluation.scorers import TRANSIENT
 
 PRODUCTION, CONTROL, INSTRUMENT = "production", "control", "instrument"
 """Names of the contrasts: production against candidate, both versions on the shadow, production against the shadow's incumbent."""
+NEITHER: Sides = (None, None)
+"""Sampled, and neither answer came."""
 
 
 def plans(compare: Compare) -> dict[str, Plan]:
@@ -51,11 +54,14 @@ def add_lines(summary: Summary, lines: Sequence[PairLine]) -> None:
 
 
 def add_tallies(summary: Summary, lines: Sequence[PairLine]) -> None:
-    """Add what is left out of one contrast, and what scorers failed on."""
-    name = summary.plan.name
+    """Add what is left out of one contrast, what scorers failed on, and which values came on neither side."""
+    name, rows = summary.plan.name, {metric.name: row for row, metric in enumerate(summary.plan.metrics)}
     for line in lines:
-        for metric in line.broken.get(name, ()):
-            summary.fail(metric)
+        for metric, why in line.broken.get(name, {}).items():
+            summary.fail(metric, transient=why in TRANSIENT)
+        for metric, sides in line.values.get(name, {}).items():
+            if sides == NEITHER and metric in rows:
+                summary.missing[rows[metric]] += 1  # a batch has them as the worst, which does not say that they never came
         if name in line.exclusions:
             summary.exclude(*line.exclusions[name])
 
@@ -92,7 +98,7 @@ def batch_of(plan: Plan, lines: Sequence[PairLine]) -> Batch:
             sides = line.values[plan.name].get(metric.name)
             if sides is not None:
                 # Two absences are not an unsampled pair, which is how two NaN would read.
-                values[:, row, column] = worst(metric) if sides == (None, None) else _numbers(sides)
+                values[:, row, column] = worst(metric) if sides == NEITHER else _numbers(sides)
     return Batch(
         clusters=conversation_keys([bytes.fromhex(line.conversation) for line in present]),
         first_turn=np.array([line.first_turn for line in present], dtype=np.bool_),

@@ -13,7 +13,7 @@ from graft_api.collect import CollectorSettings, Compare
 from graft_api.comparison import Exclusion, Limits, Metric
 from graft_api.schema import Count, Invalid, Model, Rule, parse
 from graft_evaluation.paired.summary import Plan
-from graft_evaluation.pairs.contrasts import INSTRUMENT, planned, plans
+from graft_evaluation.pairs.contrasts import INSTRUMENT, PRODUCTION, planned, plans
 
 BESIDE = ("metrics.yaml", "metrics.yml", "collector.json")
 """Where a folder's metrics are looked for when no file is named."""
@@ -21,6 +21,10 @@ BESIDE = ("metrics.yaml", "metrics.yml", "collector.json")
 
 def _named_once(question: QuestionFile) -> bool:
     return len({metric.name for metric in question.every_metric()}) == len(question.every_metric())
+
+
+def _of_production(question: QuestionFile) -> bool:
+    return all(exclusion.contrast in {None, PRODUCTION} for exclusion in question.exclusions)
 
 
 class QuestionFile(Model):
@@ -45,6 +49,12 @@ class QuestionFile(Model):
             message="every metric needs a name of its own",
             check=_named_once,
             field=".production",
+        ),
+        Rule(
+            cel="self.exclusions.all(e, !has(e.contrast) || e.contrast == 'production')",
+            message="requests that became no line are of contrast production",
+            check=_of_production,
+            field=".exclusions",
         ),
     )
 

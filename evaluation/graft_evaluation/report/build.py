@@ -21,8 +21,8 @@ PERIOD_LIMITS = Limits(min_clusters=20, max_cluster_share=1.0)
 PERIOD_REPLICATES = 400
 
 
-def report(read: Recording, compared: Comparison, verdict: Verdict, notes: Sequence[str] = ()) -> Report:
-    """Return the report of a test. Takes some seconds of CPU for the intervals of each stretch."""
+def report(read: Recording, compared: Comparison, verdict: Verdict, notes: Sequence[str] = (), lost: Sequence[Tally] = ()) -> Report:
+    """Return the report of a test; `lost`: by cause, where that is known. Takes some seconds of CPU for the intervals of each stretch."""
     asked = read.question
     pending = verdict.outcome is Outcome.PENDING
     return Report(
@@ -39,6 +39,7 @@ def report(read: Recording, compared: Comparison, verdict: Verdict, notes: Seque
         worst=[] if pending else list(_worst(read)),
         endings=_tallies(read.endings),
         scorer_failures=_tallies(read.failures),
+        lost=list(lost),
         notes=list(notes),
     )
 

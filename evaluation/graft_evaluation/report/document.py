@@ -102,5 +102,8 @@ class Report(Model):
     """How answers ended, by side."""
     scorer_failures: list[Tally] = Field(default_factory=list)
     """Why scorers failed, by metric."""
+    lost: list[Tally] = Field(default_factory=list)
+    """What was lost of all domains, by cause, with what the cause means; `comparison.lost_pairs` is this test's share. Only a collector
+    knows."""
     notes: list[str] = Field(default_factory=list)
     """What else a reader must know of the pairs."""

@@ -137,6 +137,8 @@ def _facts(reading: MetricReading, plots: MetricPlots | None) -> Iterator[str]:
         yield f"Never came, so they count as the worst and are not drawn: {never[0]:,} of the incumbent, {never[1]:,} of the candidate."
     if reading.scorer_failures:
         yield f"Its scorer failed on {reading.scorer_failures:,} pairs."
+    if reading.transient_failures:
+        yield f"On {reading.transient_failures:,} pairs its scorer could not work: network or machine were at fault."
     if reading.harm is not None and reading.harm.shown:
         yield f"Harm was shown on {reading.harm.clusters:,} closed conversations."
     if reading.hours_to_detect is not None:
@@ -192,14 +194,19 @@ def _quoted(text: str) -> Element:
 
 def _left_out(report: Report) -> Iterator[Element]:
     compared = report.comparison
-    contrasts = compared.contrasts if compared else []
+    contrasts = compared.every() if compared else []
     rows = [(f"left out of {c.name}", f"{e.cause} ({e.side})", e.count) for c in contrasts for e in c.exclusions]
-    rows += [("never compared", "lost on the way", compared.lost_pairs)] if compared and compared.lost_pairs else []
+    rows += [("never compared", _lost_on_the_way(report), compared.lost_pairs)] if compared and compared.lost_pairs else []
+    rows += [(f"lost: {tally.of}", tally.what, tally.count) for tally in report.lost]
     rows += [(f"scorer of {tally.of} failed", tally.what, tally.count) for tally in report.scorer_failures]
     rows += [(f"answers of {_SIDES.get(tally.of, tally.of)}", tally.what, tally.count) for tally in report.endings]
     yield element("h2", "Left out, lost, ended")
     lines = (element("tr", element("td", of), element("td", what), element("td", f"{count:,}")) for of, what, count in rows)
     yield element("div", element("table", element("tbody", *lines)), class_="wide", tabindex=0)
+
+
+def _lost_on_the_way(report: Report) -> str:
+    return "lost on the way: this test's share of what follows, which is of all domains" if report.lost else "lost on the way"
 
 
 _SIDES = {"production": "production", "candidate": "the candidate", "incumbent": "the incumbent on the shadow"}

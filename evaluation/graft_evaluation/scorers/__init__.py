@@ -12,6 +12,7 @@ from graft_evaluation.scorers.bias import PositionBias, position_bias
 from graft_evaluation.scorers.run import build, causes, score, score_all, score_batch
 from graft_evaluation.scorers.sampling import Budget, affordable, requests_per_answer, sampled
 from graft_evaluation.scorers.values import (
+    TRANSIENT,
     Answer,
     Broken,
     Case,
@@ -28,6 +29,7 @@ from graft_evaluation.scorers.values import (
 )
 
 __all__ = [
+    "TRANSIENT",
     "Answer",
     "Broken",
     "Budget",

@@ -10,15 +10,14 @@ from typing import Any
 import aiohttp
 
 from graft_api.remote_scorers import Retry
-from graft_evaluation.scorers.values import ScorerBrokenError, ScorerInvalidError
+from graft_evaluation.scorers.values import AGAIN, ScorerBrokenError, ScorerInvalidError
 
-AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 LONGEST_PAUSE = 60.0
 LONGEST_ANSWER = 1024 * 1024
 
 
 class _AwayError(Exception):
-    """Worth another try: `cause` is a word to count by."""
+    """Worth another try: `cause` is one of `TRANSIENT`."""
 
     def __init__(self, cause: str, retry_after: float = 0.0) -> None:
         super().__init__(cause)
@@ -64,7 +63,7 @@ class Poster:
             except _AwayError as away:
                 if attempt == retry.attempts:
                     message = f"{self._service.field}.url: no answer in {attempt} attempts ({away.cause})"
-                    raise ScorerBrokenError(away.cause, message, transient=True) from away
+                    raise ScorerBrokenError(away.cause, message) from away
                 await self._sleep(max(pause * (0.5 + self._chance() / 2), min(away.retry_after, LONGEST_PAUSE)))
                 pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("there is at least one attempt")
@@ -79,7 +78,7 @@ class Poster:
                 self._check_status(response)
                 text = await _bounded(response, self._service)
         except TimeoutError as error:
-            raise _AwayError("Timeout") from error
+            raise _AwayError("NoAnswer") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise _AwayError("Unreachable") from error
         except aiohttp.InvalidURL as error:

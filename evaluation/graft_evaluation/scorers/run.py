@@ -56,7 +56,7 @@ async def score(judge: Judge, case: Case, clock: Clock = time.monotonic) -> Outc
     try:
         found = await judge.judge(trimmed)
     except ScorerBrokenError as error:
-        return Broken(error.cause, error.message, transient=error.transient)
+        return Broken(error.cause, error.message)
     return dataclasses.replace(found, seconds=clock() - start)
 
 

@@ -29,7 +29,7 @@ class Sandboxed:
         try:
             ended = await self.pool.run(self.text(case))
         except SandboxLostError as error:
-            raise ScorerBrokenError("SandboxLost", str(error), transient=True) from error
+            raise ScorerBrokenError("SandboxLost", str(error)) from error
         return self.read(ended)
 
     async def aclose(self) -> None:
@@ -138,7 +138,7 @@ def _blamed(ended: Ended) -> Cause:
 
 def _unbroken(ended: Ended, name: str) -> None:
     if ended.expired:
-        raise ScorerBrokenError("Starved", f"{name}: the machine gave it too little CPU time", transient=True)
+        raise ScorerBrokenError("Starved", f"{name}: the machine gave it too little CPU time")
     if _out_of_cpu(ended):
         raise ScorerBrokenError("Timeout", f"{name}: an answer took more than cpuSeconds; raise it, or use a grammar that is parsed faster")
     if ended.status == OUT_OF_MEMORY:

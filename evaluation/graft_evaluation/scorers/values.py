@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+"""What a service answers that may answer better another time."""
+TRANSIENT = frozenset({"NoAnswer", "Unreachable", "SandboxLost", "Starved", *(f"Status{status}" for status in AGAIN)})
+"""Causes for which network or machine are at fault, so that another time it may go well. Of a failure pairs keep nothing but its cause."""
+
 
 class ScorerInvalidError(ValueError):
     """The scorer's author must change it; the message begins with the field below the scorer."""
@@ -16,15 +21,13 @@ class ScorerBrokenError(RuntimeError):
     """
     The scorer could not judge, through no fault of the answer: the answer is not scored, never wrong.
 
-    `cause` is a word to count by. The message holds no content. `transient`: network or machine were at fault, so that another
-    time it may go well.
+    `cause` is a word to count by; one of `TRANSIENT` says that another time it may go well. The message holds no content.
     """
 
-    def __init__(self, cause: str, message: str, *, transient: bool = False) -> None:
+    def __init__(self, cause: str, message: str) -> None:
         super().__init__(cause, message)
         self.cause = cause
         self.message = message
-        self.transient = transient
 
     def __str__(self) -> str:
         return self.message
@@ -172,7 +175,11 @@ class Broken:
 
     cause: str
     message: str
-    transient: bool = False
+
+    @property
+    def transient(self) -> bool:
+        """Whether another time it may go well."""
+        return self.cause in TRANSIENT
 
 
 Outcome = Score | Broken

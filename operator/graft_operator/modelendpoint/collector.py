@@ -6,6 +6,7 @@ or score is another pod, and a watch that begins or ends is none (decision 0016)
 """
 
 import re
+from dataclasses import replace
 
 from graft_api import dataplane as plane
 from graft_api import serverpod as pod_parts
@@ -191,7 +192,8 @@ def collector_template(parent: Parent, spec: ModelEndpointSpec, settings: Collec
 
 
 def _container(parent: Parent, collector: Collector, settings: CollectorSettings, platform: Platform) -> Manifest:
-    built = pod_parts.container("collector", "collector", templates.sidecars_of(parent, platform))
+    sidecars = templates.sidecars_of(parent, platform)
+    built = pod_parts.container("collector", "collector", replace(sidecars, image=collector.image or sidecars.image))
     ours = {item["name"] for item in built["env"]}
     # The API server refuses them; an endpoint that was stored before it did is another matter.
     theirs = [item.to_json() for item in collector.env or [] if item.name not in ours and not re.match(COLLECTOR_OWN, item.name)]
@@ -243,7 +245,7 @@ def _follows(deployment: Manifest | None) -> bool:
 
 def _spec_hash(spec: ModelEndpointSpec, settings: CollectorSettings, *, follows: bool) -> str:
     """Return the hash of all that a collector is built from and told: when it changes, another one takes its place."""
-    said = _said(spec).model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"env", "resources", "node_selector"})
+    said = _said(spec).model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"image", "env", "resources", "node_selector"})
     credentials = spec.collector_credentials()
     pulled = [secret["name"] for secret in templates.pull_secrets(spec)]
     named = {

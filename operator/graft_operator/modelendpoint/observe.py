@@ -147,7 +147,7 @@ async def server_pods(kube: Kube, hearsay: Hearsay, key: Key) -> list[ServerPod]
     """Return an endpoint's vLLM pods with what their agents said last."""
     heard = hearsay.fleet.agents(key)
     pods = []
-    for pod in await _pods(kube, key, SERVER):
+    for pod in await _living(kube, key, SERVER):
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         pods.append(
             ServerPod(
@@ -175,7 +175,7 @@ async def _gateways(kube: Kube, hearsay: Hearsay, parent: Parent) -> list[Gatewa
     key = Key(parent.namespace, parent.name)
     heard = hearsay.fleet.gateways(key)
     pods = []
-    for pod in await _pods(kube, key, GATEWAY):
+    for pod in await _living(kube, key, GATEWAY):
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         pods.append(
             GatewayPod(
@@ -224,7 +224,7 @@ async def collector_pods(kube: Kube, hearsay: Hearsay, key: Key) -> list[Collect
     """Return an endpoint's collector pods with what they said last."""
     heard = hearsay.fleet.collectors(key)
     pods = []
-    for pod in await _pods(kube, key, COLLECTOR):
+    for pod in await _living(kube, key, COLLECTOR):
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         pods.append(
             CollectorPod(
@@ -237,6 +237,11 @@ async def collector_pods(kube: Kube, hearsay: Hearsay, key: Key) -> list[Collect
             )
         )
     return pods
+
+
+async def _living(kube: Kube, key: Key, component: str) -> list[Manifest]:
+    """Return a Deployment's pods without those that have ended: an evicted one stays as an object, and is no replica."""
+    return [pod for pod in await _pods(kube, key, component) if pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")]
 
 
 async def _pods(kube: Kube, key: Key, component: str) -> list[Manifest]:

@@ -234,7 +234,7 @@ class Loader:
             probe.judge(reading)
         self._wanted.update(name, lambda item: replace(item.at(VersionState.READY), weak=probes is None, failures=0))
         self._wanted.update(name, lambda item: item.took("probe", self._around.clock() - started))
-        logger.info("ready", extra={"version": name})
+        logger.info("ready", extra={"version": name, "seconds": self._wanted.items[name].seconds})
 
     # What is the case
 

@@ -36,8 +36,10 @@ SHARE_LOW: Final = 0.8
 SHARE_HIGH: Final = 1.25
 RESIDUAL: Final = 0.1
 """Four times that of the adapter itself, below that of a third of its layers missing."""
-ERRORS: Final = 3.0
-"""Where the base deviates or readings differ, the residual may be this many times what that explains."""
+ERRORS: Final = 1.5
+"""Where the base deviates or readings differ, that leaves a residual by itself: this many times as much is allowed beside RESIDUAL."""
+MOST_RESIDUAL: Final = 0.6
+"""Where more would have to be allowed, nothing can be told: half the modules leave 0.68 at a share that is not suspicious."""
 SHARE_ERROR: Final = 0.05
 """Standard error up to which a share says anything: four of them lie between 1 and SHARE_LOW."""
 MOST_TOKENS: Final = 96
@@ -113,10 +115,10 @@ def judge(reading: ProbeReading) -> None:
         message = f"the base model's own tokens deviate by {reading.base_deviation:.3f} nats from the package's, more than {BASE_DEVIATION}"
         raise VersionRefusedError(LoadFailure.BASE_DIFFERS, f"{message}: check spec.baseModel, spec.server.dtype and quantisation")
     error = math.hypot(reading.base_deviation, reading.noise) * math.sqrt(2)  # of a difference of two readings
-    if not reading.effect or error > clear:
+    allowed = math.hypot(RESIDUAL, ERRORS * error / reading.effect) if reading.effect else math.inf
+    if error > clear or allowed > MOST_RESIDUAL:
         message = f"the package's effect of {reading.effect:.4f} nats on {reading.tokens} tokens cannot be told from {error:.4f} of noise"
         raise VersionRefusedError(LoadFailure.NO_EFFECT, message)
-    allowed = max(RESIDUAL, ERRORS * error / reading.effect)
     said = f"share {reading.share:.2f} (from {SHARE_LOW} to {SHARE_HIGH}) and residual {reading.residual:.2f} (up to {allowed:.2f})"
     if abs(reading.share) <= 4 * SHARE_ERROR and reading.residual <= allowed:
         raise VersionRefusedError(LoadFailure.NO_EFFECT, f"answers are the base model's: {said} of the package's effect")

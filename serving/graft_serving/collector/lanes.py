@@ -111,6 +111,7 @@ class LaneService:
         """Finish what has begun, and write it down."""
         if self.resumed and not self.over:
             await self.finish()
+            self.journal.numbers.let_go()
             await self.journal.commit(self.committed)
 
 

@@ -21,7 +21,7 @@ from graft_serving.collector.watching import BROKEN, Watching
 # Counted from 0 on: for Prometheus a counter that appears as 1 has never grown.
 ANSWERS = (204, 400, 401, 403, 411, 413, 429, 503)
 """To batches."""
-LOST = (NEVER_CAME, CAME_LATE, OVERLOAD, SHADOW_AWAY, INTERNAL, CUT_OFF, *Dropped)
+LOST = (CAME_LATE, OVERLOAD, SHADOW_AWAY, INTERNAL, CUT_OFF, *Dropped)
 LEFT_OUT = (OVERLOAD, INTERNAL, BROKEN, BOTH_VERSIONS, CLOSED_EARLY, TOO_LATE)
 
 
@@ -52,10 +52,14 @@ class CompareMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         journal = self._with.journal
-        missing = CounterMetricFamily("graft_compare_lost", "Exchanges that were chosen and not compared, by cause.", labels=["cause"])
-        for cause, count in {**dict.fromkeys(LOST, 0), **lost(journal.progress(), self._now())}.items():
-            missing.add_metric([cause], count)
-        yield missing
+        found = lost(journal.progress(), self._now())
+        # What has not come may still come.
+        missing = found.pop(NEVER_CAME, 0)
+        yield GaugeMetricFamily("graft_compare_missing", "Exchanges that gateways numbered and that did not come so far.", value=missing)
+        gone = CounterMetricFamily("graft_compare_lost", "Exchanges that were chosen and not compared, by cause.", labels=["cause"])
+        for cause, count in {**dict.fromkeys(LOST, 0), **found}.items():
+            gone.add_metric([cause], count)
+        yield gone
         yield CounterMetricFamily("graft_compare_duplicates", "Exchanges that came again.", value=self._lane.duplicates)
         yield GaugeMetricFamily("graft_compare_waiting", "Exchanges that wait for the shadow.", value=self._lane.waiting)
         yield GaugeMetricFamily("graft_compare_admitted_share", "Of conversations, by hash.", value=self._lane.admitted_share)

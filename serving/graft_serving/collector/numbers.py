@@ -3,9 +3,9 @@ Which exchanges were taken, so that none counts twice, and how many never came, 
 
 A gateway numbers what it chose, when it chose it; frames come when exchanges end, so a long answer's number comes after higher ones.
 A number is *open* here while its exchange is in memory and *settled* once what became of it is in the open segment; only settled
-numbers are written down, in the commit that holds what became of them. So after a crash an exchange that was open is neither counted
-nor known, which makes it a loss; one whose batch is sent again because its answer was lost is recognised if it was settled, and
-taken if it was not.
+numbers are written down, in the commit that holds what became of them, and of open ones how many they were. Who reads a commit knows by
+that what is under way. Who goes on after a crash takes it for lost, as it is; an exchange whose batch is sent again because its answer
+was lost is recognised if it was settled, and taken if it was not.
 
 A number that has not come for as long as an exchange may take is *closed*, by its age and never by how many others came meanwhile:
 slow answers are the hard ones, and must not be the ones that are left out.
@@ -55,6 +55,10 @@ class BootState(Model):
     """Came when they were closed."""
     settled: Count
     """Above `base`."""
+    held: Count
+    """Those above `base` that were open when this was written."""
+    least: Count
+    """The fewest numbers that were not accounted for in the last two windows of time."""
     numbered: Count
     dropped: dict[str, Count]
     dropped_before: dict[str, Count]
@@ -82,6 +86,8 @@ class _Boot:
     marks: deque[tuple[float, int]] = field(default_factory=deque)
     """When how many were numbered."""
     open: set[int] = field(default_factory=set)
+    held: int = 0
+    """Open in the memory of whoever wrote down what is read here."""
     numbered: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     least: tuple[float, float] = (math.inf, math.inf)
@@ -129,8 +135,15 @@ class _Boot:
         self.least = (self.least[0], min(self.least[1], self.unaccounted()))
 
     def unaccounted(self) -> int:
-        here = self.settled + self.late + sum(number > self.base for number in self.open)
+        here = self.settled + self.late + self.waiting()
         return max(0, self.numbered - self.base - here - sum(self.told().values()))
+
+    def waiting(self) -> int:
+        return self.held + sum(number > self.base for number in self.open)
+
+    def fewest(self) -> int:
+        """Return the fewest numbers that were not accounted for, of late and now."""
+        return int(min(*self.least, self.unaccounted()))
 
     def vanished(self, now: float) -> int:
         """
@@ -139,19 +152,25 @@ class _Boot:
         What is not accounted for is lost or under way, and what is lost stays so: at no time were there fewer. Of a gateway that is dead
         nothing is under way.
         """
-        if now - self.heard > SILENT_SECONDS:
-            return self.unaccounted()
-        least = min(*self.least, self.unaccounted())
-        return int(least)
+        return self.unaccounted() if now - self.heard > SILENT_SECONDS else self.fewest()
 
 
 class Numbers:
     """Of one lane."""
 
     def __init__(self, state: NumbersState | None = None) -> None:
+        """Go on from what is written down: what was open then is lost, unless it is sent again."""
         state = state or NumbersState()
         self._past: Counter[str] = Counter(state.past)
         self._boots = {boot: _restored(known) for boot, known in state.boots.items()}
+
+    @classmethod
+    def read(cls, state: NumbersState) -> Numbers:
+        """Return the numbers as they were when `state` was written, to be looked at: what was open or under way then is not lost."""
+        numbers = cls(state)
+        for boot, known in state.boots.items():
+            numbers._boots[boot].held, numbers._boots[boot].least = known.held, (known.least, math.inf)
+        return numbers
 
     def heard(self, boot: str, lowest: int | None, numbered: int, dropped: dict[str, int], now: float) -> None:
         """A batch came, whose lowest number is `lowest`; the other two are what its headers say. Before `take`."""
@@ -186,6 +205,11 @@ class Numbers:
         if known is not None:
             known.settle(number)
 
+    def let_go(self) -> None:
+        """Nothing that is open will be settled any more."""
+        for known in self._boots.values():
+            known.open.clear()
+
     def lost(self, now: float) -> dict[str, int]:
         """Return how many exchanges did not come, by cause: what gateways say, and `never-came`."""
         found = Counter(self._past)
@@ -196,7 +220,7 @@ class Numbers:
         return {cause: count for cause, count in sorted(found.items()) if count}
 
     def state(self) -> NumbersState:
-        """Return what is settled at this moment."""
+        """Return what is settled at this moment, and how much is not."""
         boots = {
             boot: BootState(
                 base=known.base,
@@ -205,6 +229,8 @@ class Numbers:
                 closed=known.closed,
                 late=known.late,
                 settled=known.settled,
+                held=known.waiting(),
+                least=known.fewest(),
                 numbered=known.numbered,
                 dropped=dict(known.dropped),
                 dropped_before=dict(known.dropped_before),

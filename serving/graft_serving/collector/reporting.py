@@ -31,7 +31,7 @@ from graft_serving.collector.adding import added_up
 from graft_serving.collector.commits import DamagedError, FoldedError, SegmentReference, Sum, Total
 from graft_serving.collector.indexes import segments
 from graft_serving.collector.reading_ahead import read_ahead
-from graft_serving.collector.readings import comparison
+from graft_serving.collector.readings import comparison, losses
 from graft_serving.collector.segments import pair_algebra, test_digest
 from graft_serving.collector.store import Store
 
@@ -61,7 +61,8 @@ def built(task: ReportTask, store: Store) -> Report:
     read = gathered(_question(compare), source.lines())
     if not read.lines:
         read.first = read.last = int(total.ended)
-    made = report(read, compared, task.verdict, [*notes, *_differs(task.verdict, compared), *source.notes(read)])
+    notes += [*_differs(task.verdict, compared), *source.notes(read)]
+    made = report(read, compared, task.verdict, notes, losses(total.progress, total.ended))
     logger.info("the report is of %d segments with %d pairs", len(source.read), read.lines)
     return made
 

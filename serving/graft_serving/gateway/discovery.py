@@ -8,11 +8,10 @@ gateway that is restarted meanwhile, and their agents are asked directly.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 import aiohttp
 
@@ -21,6 +20,7 @@ from graft_serving.gateway.agent_poll import AgentPoll, PollTimes
 from graft_serving.gateway.endpoint_slices import PodAddress, SliceBook, slices_of
 from graft_serving.gateway.pod_memory import PodMemory, pods_in
 from graft_serving.rotated_file import RotatedFile
+from graft_serving.sockets import kept_alive
 
 STATIC_POLL_SECONDS = 1.0
 
@@ -58,7 +58,7 @@ class Discovery:
 
     async def run(self, source: PodSource) -> None:
         """Run until cancelled."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket)) as session:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=kept_alive)) as session:
             self._session = session
             async with asyncio.TaskGroup() as self._group:
                 await source.run(self)
@@ -151,13 +151,3 @@ class StaticSource:
         while True:
             discovery.known(self._file.read())
             await asyncio.sleep(self._poll_seconds)
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A long poll is silent for 20 s: keep-alive finds a node that vanished without a word after about 11 s."""
-    made = socket.socket(address[0], address[1], address[2])
-    made.setblocking(False)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3)):
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made

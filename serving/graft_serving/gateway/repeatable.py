@@ -20,7 +20,7 @@ def repeatable(body: Mapping[str, object]) -> bool:
         return False
     if (tools := body.get("tools")) and not _clients(tools):
         return False
-    return not _refers(body.get("input"))
+    return not refers_to_stored(body.get("input"))
 
 
 def _clients(tools: object) -> bool:
@@ -29,8 +29,8 @@ def _clients(tools: object) -> bool:
     return all(isinstance(tool, dict) and _type(tool) in _CLIENTS_TOOLS for tool in tools)
 
 
-def _refers(items: object) -> bool:
-    """Whether an item of /v1/responses stands for one that was stored before."""
+def refers_to_stored(items: object) -> bool:
+    """Return whether an item of /v1/responses stands for one that was stored before."""
     return isinstance(items, list) and any(isinstance(item, dict) and _type(item) == "item_reference" for item in items)
 
 

@@ -15,6 +15,7 @@ import orjson
 from graft_serving.gateway.errors import Cause, Dialect, Refusal
 from graft_serving.gateway.limits import most_values
 from graft_serving.gateway.media import refuse_remote
+from graft_serving.gateway.repeatable import refers_to_stored
 
 Body = dict[str, Any]
 
@@ -160,9 +161,10 @@ def _stateless(body: Body) -> None:
 
     vLLM would store by default, so `store` is said.
     """
-    for field, why in _STATEFUL.items():
-        if body.get(field):
-            raise Refusal(400, Cause.STATEFUL, f"{field}: {why}", param=field, code="unsupported_parameter")
+    found = [field for field in _STATEFUL if body.get(field)] + (["input"] if refers_to_stored(body.get("input")) else [])
+    for field in found:
+        why = _STATEFUL.get(field, "this endpoint keeps no items; send the items themselves in the place of references")
+        raise Refusal(400, Cause.STATEFUL, f"{field}: {why}", param=field, code="unsupported_parameter")
     body["store"] = False
 
 
@@ -170,6 +172,7 @@ _STATEFUL: Mapping[str, str] = {
     "store": "this endpoint keeps no responses; send store: false",
     "previous_response_id": "this endpoint keeps no responses; send the whole conversation as input",
     "conversation": "this endpoint keeps no conversations; send the whole conversation as input",
+    "prompt": "this endpoint keeps no prompts; send instructions and input",
     "background": "this endpoint keeps no responses; send background: false",
 }
 

@@ -31,11 +31,16 @@ class Settings:
     """Then the collector has so long to take what it has not got yet."""
 
 
+def every_address(environ: Mapping[str, str]) -> str:
+    """Return all addresses of the pod's own family: a node without IPv6 has no `::`."""
+    return "::" if ":" in environ.get("GRAFT_POD_IP", "") else Settings.host
+
+
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """Read GRAFT_GATEWAY_*; everything has a default. Raises `MissingSetting` for what is no number."""
     default = Settings()
     return Settings(
-        host=environ.get("GRAFT_GATEWAY_HOST", default.host),
+        host=environ.get("GRAFT_GATEWAY_HOST", every_address(environ)),
         port=whole_number(environ, "GRAFT_GATEWAY_PORT", default.port),
         metrics_port=whole_number(environ, "GRAFT_GATEWAY_METRICS_PORT", default.metrics_port),
         keys_directory=Path(environ.get("GRAFT_GATEWAY_KEYS", default.keys_directory)),

@@ -21,6 +21,8 @@ _USAGE = b'"usage":'
 _TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,15})(?!\d)')
 _TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,15})(?!\d)')
 _USAGE_LENGTH = 1024
+# At the start of a line, where nothing that a model or a client wrote can stand: in JSON line breaks are escaped.
+_ERROR = re.compile(rb'^(?:data: \{"error"|event: error)|[\r\n](?:data: \{"error"|event: error)')
 
 
 class EventTooLong(Exception):  # noqa: N818 - says what happened
@@ -111,7 +113,7 @@ class EventStream:
             self.usage.read(events)
             if self._drop_usage:
                 events = b"".join(event for event in split_events(events) if not _only_usage(event))
-        if b'data: {"error"' in events or b"event: error" in events:
+        if _ERROR.search(events):
             self.failed = True
         return events
 

@@ -1,8 +1,8 @@
-// The official Node client against a gateway: `node openai.mjs <url> <model>`. Prints one JSON object of what it got.
+// The official Node client against a gateway: `node openai.mjs <url> <model> <key>`. Prints one JSON object of what it got.
 import OpenAI from "openai";
 
-const [url, model] = process.argv.slice(2);
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0 });
+const [url, model, apiKey] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
 const messages = [{ role: "user", content: "Allow access when the user has been verified." }];
 const settings = { model, messages, temperature: 0, max_tokens: 24 };
 const parameters = { type: "object", properties: { access: { type: "string", enum: ["allow", "deny"] } }, required: ["access"], additionalProperties: false };

@@ -152,7 +152,7 @@ def test_streams_completions_tools_and_recorded_answers(folder, servers, graft):
     ]
     log(folder / "log.jsonl", requests)
     json_file = folder / "r.json"
-    graft(*arguments(folder, servers, "--json", json_file))
+    _, out, _ = graft(*arguments(folder, servers, "--json", json_file))
     found = {line.number: line for line in pairs(folder)}
     assert found.keys() == {1, 2, 3}
     assert found[1].candidate.first_byte_seconds is not None
@@ -164,6 +164,7 @@ def test_streams_completions_tools_and_recorded_answers(folder, servers, graft):
     streamed = next(body for _, body in servers[1].asked if body.get("stream"))
     assert streamed["stream_options"] == {"include_usage": True}
     left_out = json.loads(json_file.read_text())["comparison"]["contrasts"][0]["exclusions"]
+    assert "left out of production: 1 by production-failed (Incumbent), 1 by server-tools (Both), 1 by several-answers (Both)" in out
     assert {(one["cause"], one["side"]): one["count"] for one in left_out} == {
         ("production-failed", "Incumbent"): 1,
         ("server-tools", "Both"): 1,

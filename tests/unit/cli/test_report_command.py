@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from simulated_pairs import METRICS, simulated
 
-from graft_api.comparison import Clock
+from graft_api.comparison import Clock, Exclusion
 from graft_api.shadowtest import VerdictStatus
 from graft_evaluation.pairs.question import question
 from graft_evaluation.pairs.recorded import Place
@@ -127,6 +127,19 @@ def test_the_verdict_is_printed_and_the_report_opened(errors, code, last, world,
     ((asked, authorization),) = store.asked
     assert asked == "/bucket/t/report.html"
     assert "Credential=me/" in authorization
+
+
+@pytest.mark.parametrize(
+    ("contrast", "line"),
+    [("control", "left out of control: 3 by warm-up (Both)"), (None, "left out: 3 by warm-up (Both)")],
+    ids=["of a contrast", "as an older operator told it"],
+)
+def test_what_was_left_out_is_printed(contrast, line, world, graft):
+    found = judged(world)
+    found = found.model_copy(update={"exclusions": [Exclusion(cause="warm-up", side="Both", count=3, contrast=contrast)]})
+    says(world, {"phase": found.outcome, "verdict": found.to_json()})
+    _, out, _ = graft("report", "dsl-3", "--no-open")
+    assert out.splitlines()[-3:-1] == [line, ""]
 
 
 def test_the_report_is_written_where_it_is_wanted_and_not_opened(world, graft):

@@ -275,6 +275,14 @@ def test_the_examples_of_the_documentation_are_read(folder, monkeypatch, capsys)
     assert [contrast.name for contrast in (*comparison.contrasts, comparison.instrument)] == ["production", "control", "instrument"]
 
 
+def test_requests_that_became_no_line_are_of_production(folder, monkeypatch, capsys):
+    (folder / "metrics.yaml").write_text(METRICS + "exclusions: [{cause: warm-up, side: Both, count: 1, contrast: control}]\n")
+    (folder / "pairs.jsonl.zst").write_bytes(packed(simulated(9, 0.1)))
+    code, _, err = run(monkeypatch, capsys, "--pairs", folder)
+    assert code == 2
+    assert "exclusions: requests that became no line are of contrast production" in err
+
+
 def test_the_tests_of_the_documentation_are_shadowtests():
     root = Path(__file__).parents[3]
     written = next(part for part in (root / "docs" / "shadow.md").read_text().split("```yaml\n") if "kind: ShadowTest" in part)

@@ -14,7 +14,7 @@ from graft_api.schema import parse
 from graft_api.scorers import CommandScorer, Scorer, SmtScorer
 from graft_evaluation.sandbox.smt import NotSmtLibError, commands
 from graft_evaluation.sandbox.zygote import OUT_OF_MEMORY, Ended
-from graft_evaluation.scorers import Answer, Broken, Case, Outcome, Score, ScorerBrokenError, build, score_batch
+from graft_evaluation.scorers import TRANSIENT, Answer, Broken, Case, Outcome, Score, ScorerBrokenError, build, score_batch
 from graft_evaluation.scorers.sandboxed import Sandboxed, command_score, smt_score
 
 ARITHMETIC = """
@@ -317,7 +317,7 @@ async def test_a_lost_process_breaks_one_answer_and_is_replaced() -> None:
 
     with pytest.raises(ScorerBrokenError) as raised:
         await judge.judge(Case(Answer("b")))
-    assert raised.value.transient
+    assert raised.value.cause in TRANSIENT
     assert (await judge.judge(Case(Answer("c")))).right
     await judge.aclose()
 

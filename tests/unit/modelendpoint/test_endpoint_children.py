@@ -333,6 +333,17 @@ def test_a_collector_is_told_where_gateways_and_operator_look_for_it():
     assert (at["graft-settings"], at["graft-run"], at["graft-shadow"]) == ("/graft/collector", "/graft/run", "/graft/shadow")
 
 
+def test_a_collector_with_programs_of_the_users_own_is_another_pod():
+    _, spec = load("measured")
+    own = {"collector": spec.collector.model_copy(update={"image": "registry.example.com/with-sqlfluff:1"})}
+    (deployed,) = containers(pod("measured", "collector", **own)).values()
+    assert deployed["image"] == "registry.example.com/with-sqlfluff:1"
+    assert {deployed["image"] for deployed in containers(pod("measured", "collector")).values()} == {PLATFORM.serving_image}
+    hashes = {deployment("measured", "collector", **each)["metadata"]["annotations"][children.SPEC_HASH] for each in ({}, own)}
+    assert len(hashes) == 2
+    assert deployment("measured", "gateway", **own) == deployment("measured", "gateway")
+
+
 STEERING = ["HOME", "PATH", "KUBERNETES_SERVICE_HOST", "PYTHONPATH", "LD_PRELOAD", "SSL_CERT_FILE", "OPENSSL_CONF", "AWS_ENDPOINT_URL"]
 
 

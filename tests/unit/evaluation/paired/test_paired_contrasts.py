@@ -1,13 +1,19 @@
 """What is the same whoever reads pairs: when a conversation is closed, and how many metrics share the error of looking for harm."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
+from graft_api.collect import PairLine, SideLine, Sides
 from graft_api.comparison import Direction, Kind, Limits, Metric, Role
 from graft_evaluation.paired.batch import Batch
 from graft_evaluation.paired.reading import Moment, contrast
-from graft_evaluation.paired.summary import Summary
-from graft_evaluation.pairs.contrasts import CONTROL, INSTRUMENT, PRODUCTION, comparison, planned, watched
+from graft_evaluation.paired.summary import Plan, Summary
+from graft_evaluation.paired.wire import to_bytes
+from graft_evaluation.pairs.contrasts import CONTROL, INSTRUMENT, PRODUCTION, comparison, planned, summed, watched
+from graft_evaluation.pairs.stretches import Stretches
 
 ERRORS = Metric(name="errors", kind=Kind.PROPORTION, direction=Direction.LOWER, role=Role.PRIMARY)
 REFUSALS = ERRORS.model_copy(update={"name": "refusals", "role": Role.GUARDRAIL, "margin": 0.01})
@@ -28,6 +34,43 @@ def sums() -> dict[str, Summary]:
         seconds = LAST - np.arange(400)[::-1]
         summary.add(Batch(chance.integers(0, 2**64, 400, np.uint64), np.ones(400, bool), seconds, *sides))
     return found
+
+
+BOTH_NEVER_CAME = {"errors": (None, None), "refusals": (None, 1.0), "length": (1.0, None)}
+AS_THE_WORST = {"errors": (1.0, 1.0), "refusals": (1.0, 1.0), "length": (1.0, 1.0)}
+
+
+def line(number: int, values: dict[str, Sides], **more: Any) -> PairLine:
+    side = SideLine(ended="Complete", seconds=1.0)
+    return PairLine(
+        boot="b", number=number, request_id="", conversation=f"{number:032x}", first_turn=True, at=1, api="chat", stream=False,
+        production=side, candidate=side, values={PRODUCTION: values, CONTROL: {"latency": (None, None)}}, **more,
+    )  # fmt: skip
+
+
+def stretched(plan: Plan, lines: list[PairLine]) -> Summary:
+    stretches = Stretches(plan)
+    stretches.add(lines)
+    return stretches.total()
+
+
+@pytest.mark.parametrize("whole", [summed, stretched], ids=["at once", "by the hour"])
+def test_values_that_came_on_neither_side_are_counted_and_are_the_worst(whole: Callable[[Plan, list[PairLine]], Summary]) -> None:
+    plan = PLANS[PRODUCTION]
+    counted = whole(plan, [line(number, BOTH_NEVER_CAME) for number in range(3)])
+    filled = whole(plan, [line(number, AS_THE_WORST) for number in range(3)])
+
+    assert counted.missing.tolist() == [[3, 3], [3, 0], [0, 3]]
+    assert filled.missing.tolist() == [[0, 0]] * 3
+    filled.missing[...] = counted.missing
+    assert to_bytes(counted) == to_bytes(filled), "nothing else changes"
+
+
+@pytest.mark.parametrize(("cause", "transient"), [("Unreachable", True), ("Status429", True), ("Status422", False), ("Invalid", False)])
+def test_what_a_scorer_failed_on_is_told_apart_by_its_cause(cause: str, transient: bool) -> None:
+    tallies = summed(PLANS[PRODUCTION], [line(1, {}, broken={PRODUCTION: {"errors": cause}})]).tallies
+
+    assert (tallies.transient_failures["errors"], tallies.scorer_failures["errors"]) == (transient, not transient)
 
 
 def test_primaries_and_guardrails_of_production_and_control_share_the_error() -> None:

@@ -70,11 +70,14 @@ def test_tallies_add_up() -> None:
     other.exclude("client-cancelled", "Both")
     other.exclude("no-answer", "Incumbent")
     other.fail("score", 2)
+    one.fail("score", transient=True)
+    other.fail("score", 3, transient=True)
 
     one.merge(other)
 
     assert one.tallies.exclusions == {("client-cancelled", "Both"): 4, ("no-answer", "Incumbent"): 1}
     assert one.tallies.scorer_failures == {"score": 2}
+    assert one.tallies.transient_failures == {"score": 4}
 
 
 def test_summaries_of_different_plans_do_not_add_up() -> None:
@@ -86,15 +89,24 @@ def test_a_file_gives_the_same_summary_back(tmp_path: Path) -> None:
     summary = summary_of(pairs(500))
     summary.exclude("client-cancelled", "Both")
     summary.fail("score")
+    summary.fail("score", 2, transient=True)
 
     write(summary, tmp_path / "summary")
     again = read(tmp_path / "summary")
 
     assert again.plan == summary.plan
     assert to_bytes(again) == to_bytes(summary)
+    assert again.tallies == summary.tallies
     assert [path.name for path in tmp_path.iterdir()] == ["summary"]
     again.merge(summary)
     assert int(again.pairs.sum()) == 1000
+
+
+def test_a_summary_of_before_transient_failures_were_told_apart_has_none_and_the_same_bytes() -> None:
+    before = to_bytes(summary_of(pairs(50)))
+
+    assert b"transient" not in before
+    assert from_bytes(before).tallies.transient_failures == {}
 
 
 def test_an_hour_of_traffic_is_small() -> None:

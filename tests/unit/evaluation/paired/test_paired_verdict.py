@@ -194,6 +194,37 @@ def alone(*readings: MetricReading) -> Comparison:
             id="too often of the pairs that it was asked, not of all",
         ),
         pytest.param(
+            alone(reading(PRIMARY, BETTER, transient_failures=600)),
+            BEFORE,
+            Outcome.PENDING,
+            "24 of 168",
+            id="a judge that was away may be back",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, BETTER, transient_failures=60)),
+            AT_END,
+            Outcome.ERROR,
+            "failed on 5.7%",
+            id="at the end it was away too often",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, BETTER, scorer_failures=30, transient_failures=30)),
+            AT_END,
+            Outcome.ERROR,
+            "failed on 5.7%",
+            id="whoever was at fault for the rest",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, BETTER, scorer_failures=60, transient_failures=40)),
+            BEFORE,
+            Outcome.ERROR,
+            "failed on 5.5%",
+            id="what its author must change ends a test at once, away or not",
+        ),
+        pytest.param(
+            alone(reading(PRIMARY, BETTER, transient_failures=40)), AT_END, Outcome.PASSED, "fell", id="a judge that was away for a while"
+        ),
+        pytest.param(
             alone(reading(PRIMARY, None, pairs=0, scorer_failures=100)), BEFORE, Outcome.ERROR, "100.0%", id="a scorer that always fails"
         ),
         pytest.param(
@@ -347,7 +378,19 @@ def test_every_number_is_there() -> None:
         ("production", Role.GUARDRAIL, 300, 1000),
     ]
     assert [(one.side, one.count) for one in found.exclusions] == [("Incumbent", 3), ("Candidate", 4), ("Both", 5)]
+    assert {one.contrast for one in found.exclusions} == {"production"}
     assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_every_exclusion_names_its_contrast() -> None:
+    left_out = excluded(1, 0).exclusions[:1]
+    names = ("production", "control", "instrument")
+    production, control, instrument = (contrast(reading(PRIMARY, BETTER), name=name, exclusions=left_out) for name in names)
+    compared = Comparison(contrasts=[production, control], instrument=instrument)
+
+    assert [one.contrast for one in verdict(compared, Limits(), AT_END).exclusions] == list(names)
+    assert [one.contrast for one in verdict(compared, Limits(), BEFORE).exclusions] == list(names)
+    assert production.exclusions[0].contrast is None
 
 
 def test_a_pending_test_shows_no_interval() -> None:
@@ -403,6 +446,7 @@ SCORE = Metric(name="score", kind=Kind.MEAN, direction=Direction.HIGHER, role=Ro
         pytest.param(reading(PRIMARY, THIN), None, True, id="no answer broke it"),
         pytest.param(reading(PRIMARY, THIN, scorer_failures=20), None, False, id="two in a hundred are more than the pass has to spare"),
         pytest.param(reading(PRIMARY, BETTER, scorer_failures=20), None, True, id="and less than a clear pass has"),
+        pytest.param(reading(PRIMARY, THIN, transient_failures=20), None, False, id="whoever was at fault"),
         pytest.param(
             reading(PRIMARY, THIN, scorer_failures=20),
             reading(PRIMARY, SAME, scorer_failures=20),

@@ -15,6 +15,7 @@ from graft_evaluation.pairs.question import question
 from graft_evaluation.pairs.recorded import Place
 from graft_evaluation.pairs.recording import recording
 from graft_evaluation.report.build import report
+from graft_evaluation.report.document import Tally
 from graft_evaluation.report.page import page
 from graft_evaluation.verdict import verdict
 
@@ -118,6 +119,15 @@ def test_the_page_says_what_the_verdict_says(asked):
         assert metric.sentence in said
     assert "first turns alone" in said
     assert "the incumbent on the shadow" in said
+
+
+def test_losses_are_there_by_cause_beside_what_the_verdict_counts(asked):
+    found = made(replace(asked, lost_pairs=5), simulated(90, 0.3))
+    assert "lost on the way5" in "".join(Page(page(found)).said), "a recording knows no causes"
+    causes = [Tally(of="overload", what="the shadow took less than came", count=4), Tally(of="never-came", what="<b>", count=3)]
+    said = "".join(Page(page(found.model_copy(update={"lost": causes}))).said)
+    assert "lost on the way: this test's share of what follows, which is of all domains5" in said
+    assert "lost: overloadthe shadow took less than came4lost: never-came<b>3" in said
 
 
 def test_while_the_verdict_is_pending_no_number_is_shown(asked):

@@ -149,6 +149,18 @@ def test_the_verdict(found: ProbeReading, reason: LoadFailure | None) -> None:
     assert refused.value.reason is reason
 
 
+HALF_AN_ADAPTER = ["B = 0", "half of alpha", "attention only", "MLP only", "k, o and up only", "q, v, gate and down only"]
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.01, 0.03, 0.1, 0.2])
+@pytest.mark.parametrize("effect", [0.03, 0.1, 0.3, 0.64, 2.0])
+@pytest.mark.parametrize("case", HALF_AN_ADAPTER)
+def test_half_an_adapter_is_refused_however_weak_it_is_and_however_coarse_the_base(case: str, effect: float, deviation: float) -> None:
+    found, _ = VERDICTS[case]
+    with pytest.raises(VersionRefusedError):
+        judge(found.model_copy(update={"effect": effect, "base_deviation": deviation, "tokens": 96}))
+
+
 def test_a_reading_says_what_its_definition_says() -> None:
     scored = tuple(Scored((1,), token) for token in range(3))
     wanted = probe.Reference(scored, (-1.0, -2.0, -3.0), (-2.0, -2.0, -1.0))  # d_ref = (-1, 0, 2)

@@ -455,7 +455,8 @@ async def test_what_is_cut_off_after_sigterm_is_lost_for_a_cause_of_its_own(shad
     chain, lines = committed(tmp_path / "store", world.compare)
     assert [line.number for line in lines] == [2]
     assert chain.total.progress.lost == {"cut-off": 2}
-    assert Numbers(chain.total.progress.numbers).lost(time.time() + SILENT_SECONDS + 1) == {"never-came": 1}
+    for made in (Numbers, Numbers.read):
+        assert made(chain.total.progress.numbers).lost(time.time() + SILENT_SECONDS + 1) == {"never-came": 1}
 
 
 async def test_hours_in_which_the_store_is_away_are_not_observed(shadow, tmp_path, monkeypatch):

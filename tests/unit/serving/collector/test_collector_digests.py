@@ -251,9 +251,13 @@ async def test_the_report_tells_the_commits_digest_and_what_it_began_with(shadow
 
 
 @pytest.fixture
-def idle(shadow, tmp_path, monkeypatch):
-    """Return how to run a collector for so many seconds of a clock, an interval of a minute at a time, and then to kill it."""
-    now = [1000.0]
+def idle(shadow, session, tmp_path, monkeypatch):
+    """
+    Return how to run a collector for so many minutes of a clock, an interval of one at a time, and then to kill it.
+
+    There is a gateway that has nothing to send, and says so.
+    """
+    now, gateway = [1000.0], FakeGateway()
 
     async def run(minutes, writer):
         clock = Clock(lambda: now[0], lambda: now[0])
@@ -261,6 +265,7 @@ def idle(shadow, tmp_path, monkeypatch):
         await world.start()
         for _ in range(minutes):
             now[0] += 60
+            await gateway.deliver(session, world.url, [])
             # What `run` does when its interval is over.
             await (world.journal._note if world.journal._idle() else world.journal.commit)(world.reporter.read)
         hours = world.reporter.picture(1).observed_hours

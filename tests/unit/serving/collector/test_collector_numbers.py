@@ -52,6 +52,68 @@ def test_what_a_killed_gateway_numbered_and_never_sent_is_lost():
     assert Numbers(numbers.state()).lost(LATER) == {"queue-full": 2, "never-came": 4}
 
 
+UNDER_WAY = {
+    "read: what is open or under way is not lost": (Numbers.read, NOW, {}),
+    "read of a gateway that is dead: what it never sent is": (Numbers.read, LATER, {"never-came": 4}),
+    "gone on with: all of it": (Numbers, NOW, {"never-came": 6}),
+    "gone on with when the gateway is dead": (Numbers, LATER, {"never-came": 6}),
+}
+
+
+@pytest.mark.parametrize(("made", "now", "lost"), UNDER_WAY.values(), ids=UNDER_WAY.keys())
+def test_whoever_reads_knows_what_is_under_way_and_whoever_goes_on_has_lost_it(made, now, lost):
+    numbers = Numbers()
+    heard(numbers, 1, 4)
+    brought(numbers, 1, 2, 3, 4)
+    heard(numbers, 5, 10)
+    assert numbers.take("a", 5)
+    assert numbers.take("a", 6)
+    written = numbers.state()
+    assert (written.boots["a"].held, written.boots["a"].least) == (2, 0)
+    assert made(written).lost(now) == lost
+    assert Numbers.read(made(written).state()).lost(now) == lost, "and writes down what it knows"
+
+
+def test_what_was_open_in_a_crash_and_is_sent_again_is_not_lost():
+    numbers = Numbers()
+    heard(numbers, 1, 3)
+    brought(numbers, 1)
+    assert numbers.take("a", 2)
+    assert numbers.take("a", 3)
+    again = Numbers(numbers.state())
+    heard(again, 2, 3)
+    assert brought(again, 2) == [2]
+    assert again.lost(LATER) == Numbers.read(again.state()).lost(LATER) == {"never-came": 1}
+
+
+def test_what_has_long_been_lost_is_lost_for_readers_too():
+    numbers, now = Numbers(), NOW
+    heard(numbers, 1, 5)
+    brought(numbers, 1, 2, 5)
+    for number in range(6, 60):
+        now += UNDER_WAY_SECONDS / 20
+        heard(numbers, number, number + 1, now)  # the higher one is under way
+        brought(numbers, number, now=now)
+    assert numbers.lost(now) == Numbers.read(numbers.state()).lost(now) == {"never-came": 3}
+
+
+def test_who_ends_has_lost_what_is_open():
+    numbers = Numbers()
+    heard(numbers, 1, 2)
+    assert numbers.take("a", 1)
+    brought(numbers, 2)
+    numbers.let_go()
+    assert Numbers.read(numbers.state()).lost(LATER) == {"never-came": 1}
+
+
+def test_of_what_a_gateway_numbered_before_nothing_is_held():
+    numbers = Numbers()
+    heard(numbers, 990, 1000)
+    assert numbers.take("a", 990)
+    assert numbers.state().boots["a"].held == 0
+    assert Numbers.read(numbers.state()).lost(LATER) == {}
+
+
 def test_a_long_answer_is_under_way_and_not_lost():
     numbers = Numbers()
     now = NOW

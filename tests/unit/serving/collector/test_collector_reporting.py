@@ -17,6 +17,10 @@ from graft_evaluation.report.document import Report
 from graft_evaluation.verdict import verdict
 from graft_serving.collector import chain as chains
 from graft_serving.collector import reporting, reporting_process
+from graft_serving.collector.commits import Progress
+from graft_serving.collector.metrics import LOST
+from graft_serving.collector.numbers import NEVER_CAME
+from graft_serving.collector.readings import CAUSES, losses
 from graft_serving.collector.reporting_process import Patient, Reporting, attempt
 from graft_serving.collector.store import FolderStore, StoreAwayError
 
@@ -76,8 +80,19 @@ async def test_the_report_says_what_the_verdict_was_read_from_and_nothing_newer(
         assert next(r for r in shown.metrics if r.metric.name == metric.name).overall == metric.reading.overall
     assert report.comparison.lost_pairs == told.comparison.lost_pairs > 0
     assert "client-left" in page
+    assert {tally.of: tally.count for tally in report.lost} == told.lost == {"never-came": 2}
+    assert "lost: never-came</td><td>numbered by a gateway, and never came" in page
     assert report.worst
     assert report.worst[0].candidate.text in {"no", None}
+
+
+def test_every_cause_of_a_loss_is_said_in_words():
+    assert set(CAUSES) == {*LOST, NEVER_CAME}
+    progress = Progress(lost={"overload": 2, "of-a-later-version": 1})
+    assert [(tally.of, tally.what, tally.count) for tally in losses(progress, 0.0)] == [
+        ("of-a-later-version", "a gateway's cause", 1),
+        ("overload", "the shadow took less than came", 2),
+    ]
 
 
 async def test_without_a_commit_the_report_is_of_all_and_says_that_it_is(ended, tmp_path):

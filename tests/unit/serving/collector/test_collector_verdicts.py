@@ -11,7 +11,7 @@ from graft_api.comparison import Clock, Outcome
 from graft_api.reports import MAX_BODY_BYTES
 from graft_api.schema import canonical_json, parse
 from graft_evaluation.pairs import scoring as scorings
-from graft_evaluation.scorers import Score, ScorerInvalidError
+from graft_evaluation.scorers import Broken, Score, ScorerInvalidError
 from graft_evaluation.verdict import verdict
 
 AT_THE_END = Clock(elapsed=200, duration=168, max_duration=200)
@@ -88,6 +88,22 @@ async def test_a_scorer_that_breaks_is_an_error_and_never_a_wrong_answer(shadow,
     assert reading.scorer_failures == 120
     assert reading.overall is None
     assert found.outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize(("cause", "at_once"), [("Unreachable", False), ("Status503", False), ("Timeout", True), ("BadScore", True)])
+async def test_what_network_or_machine_are_at_fault_for_ends_a_test_at_its_end_alone(cause, at_once, session, start, monkeypatch):
+    async def away(judge, case):
+        return Broken(cause, "") if "odd" in case.question else Score(1.0, True, "Right")
+
+    monkeypatch.setattr(scorings, "score", away)
+    world = await start(metrics=[PRIMARY], controlShare="0", shadow={"concurrency": 16})
+    gateway = FakeGateway()
+    report, found = await compared(world, session, (gateway, [gateway.exchange("odd" if i < 12 else "q") for i in range(120)]))
+    early = verdict(report.comparison, world.compare.limits, Clock(elapsed=24, duration=168, max_duration=168))
+    reading = report.comparison.contrasts[0].metrics[0]
+    assert (reading.pairs, reading.scorer_failures, reading.transient_failures) == (108, 12 * at_once, 12 * (not at_once))
+    assert (early.outcome, found.outcome) == (Outcome.ERROR if at_once else Outcome.PENDING, Outcome.ERROR)
+    assert report.comparison.broken == []
 
 
 @pytest.mark.parametrize("odd", [3, 12])

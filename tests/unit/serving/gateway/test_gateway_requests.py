@@ -119,12 +119,19 @@ def test_log_probabilities_of_the_answer_are_served():
     assert up("/v1/completions", prompt="hi", logprobs=1, echo=False, prompt_logprobs=None)["logprobs"] == 1
 
 
-@pytest.mark.parametrize("field", ["store", "previous_response_id", "conversation", "background"])
+@pytest.mark.parametrize("field", ["store", "previous_response_id", "conversation", "background", "prompt"])
 def test_stored_state_is_refused_by_name(field: str) -> None:
     with pytest.raises(Refusal) as refused:
         up("/v1/responses", **{field: "x"})
     assert (refused.value.status, refused.value.param) == (400, field)
     assert refused.value.message.startswith(field)
+
+
+def test_a_reference_to_a_stored_item_is_refused() -> None:
+    with pytest.raises(Refusal) as refused:
+        up("/v1/responses", input=[{"role": "user", "content": "hi"}, {"type": "item_reference", "id": "msg_1"}])
+    assert (refused.value.status, refused.value.param) == (400, "input")
+    assert refused.value.message.startswith("input: this endpoint keeps no items")
 
 
 def test_responses_are_never_stored() -> None:

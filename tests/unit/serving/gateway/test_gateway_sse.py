@@ -55,6 +55,21 @@ def test_events_together_are_the_stream(data: bytes) -> None:
     assert b"".join(split_events(data)) == data
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_an_error_within_a_stream_is_one_and_words_about_one_are_not(end: str) -> None:
+    said = [f"data: {json.dumps({'choices': [{'text': text}]})}{end}{end}" for text in ("event: error", 'data: {"error"', "\nevent: error")]
+    events = stream()
+    for event in said:
+        events.feed(event.encode())
+    events.feed("".join(said).encode())
+    assert not events.failed, "else a client who says so in an echoed prompt takes a version out of service"
+    for event in (f'data: {{"error": {{}}}}{end}{end}', f"event: error{end}data: {{}}{end}{end}"):
+        for before in ("", *said):
+            events = stream()
+            events.feed((before + event).encode())
+            assert events.failed
+
+
 CHUNKS = [
     {"id": "1", "model": VERSION, "choices": [{"delta": {"content": f'say "model":"{VERSION}" and {VERSION}'}}]},
     {"id": "1", "model": VERSION, "choices": [{"delta": {}, "finish_reason": "stop"}]},
