@@ -280,8 +280,8 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
         shop.serves("dsl", "large")
         serving = time.monotonic() - began
         steps = slowest_steps(shop, status["version"])
-        for number in range(8):  # every pod's first use, whichever these go to
-            ask(shop.url(), "dsl", f"Rule {number}: allow access when the user has been verified.")
+        for number in range(6):  # every pod's first use, whichever these go to
+            ask(shop.url(), "dsl", f"Rule {number}: allow access when the user has been verified.", max_tokens=2)
         time.sleep(2)
         ended = time.monotonic()
     quiet = [gap for at, gap in streams.gaps if at < began]

@@ -13,8 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from graft_api.artifact import PROBES
 
-PER_TOKEN = ("continuationTokenIds", "baseLogprobs", "adapterLogprobs")
-FEWEST_PROBES = 8
 RANK = 256
 WIDTH, INNER, LAYERS = 512, 2048, 16
 """188,416 rows and columns of adapted modules: 193 MB of float32, as PEFT saves it, at rank 256, beside 136 MB of base model."""
@@ -35,11 +33,10 @@ def wide_world(world: Path, place: Path) -> Path:
 
 def large(package: Package) -> Package:
     """
-    In float32, and with one token of each of the fewest probes: on CPU vLLM 0.32 copies all weights of an adapter for every token, so
-    that 96 tokens on one thread take longer than an agent waits.
+    In float32, and without probes: on CPU vLLM 0.32 copies all weights of an adapter for every token, so that on one thread the probes
+    take longer than an agent waits. On a GPU they take no time to speak of.
     """
-    probes = json.loads((package.path / PROBES).read_text())["probes"][:FEWEST_PROBES]
-    package.change_json(PROBES, probes=[{**probe, **{name: probe[name][:1] for name in PER_TOKEN}} for probe in probes])
+    (package.path / PROBES).unlink()
     return package.change_weights(lambda weights: {name: tensor.float() for name, tensor in weights.items()})
 
 

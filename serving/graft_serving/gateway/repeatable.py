@@ -15,23 +15,17 @@ _ON_SERVERS = ("web_search_options", "mcp_servers", "container")
 
 
 def repeatable(body: Mapping[str, object]) -> bool:
-    """Return whether a request, of any API, has neither tools that run on a server nor parts that a server keeps."""
-    if any(body.get(field) for field in _ON_SERVERS) or isinstance(body.get("prompt"), dict):  # of /v1/responses: a stored prompt
+    """Return whether a request, of any API, has no tools that run on a server. One that a server keeps parts of is no request here."""
+    if any(body.get(field) for field in _ON_SERVERS):
         return False
-    if (tools := body.get("tools")) and not _clients(tools):
-        return False
-    return not refers_to_stored(body.get("input"))
+    tools = body.get("tools")
+    return not tools or _clients(tools)
 
 
 def _clients(tools: object) -> bool:
     if not isinstance(tools, list):
         return False
     return all(isinstance(tool, dict) and _type(tool) in _CLIENTS_TOOLS for tool in tools)
-
-
-def refers_to_stored(items: object) -> bool:
-    """Return whether an item of /v1/responses stands for one that was stored before."""
-    return isinstance(items, list) and any(isinstance(item, dict) and _type(item) == "item_reference" for item in items)
 
 
 def _type(value: Mapping[str, object]) -> str | None:

@@ -15,7 +15,6 @@ import orjson
 from graft_serving.gateway.errors import Cause, Dialect, Refusal
 from graft_serving.gateway.limits import most_values
 from graft_serving.gateway.media import refuse_remote
-from graft_serving.gateway.repeatable import refers_to_stored
 
 Body = dict[str, Any]
 
@@ -161,11 +160,15 @@ def _stateless(body: Body) -> None:
 
     vLLM would store by default, so `store` is said.
     """
-    found = [field for field in _STATEFUL if body.get(field)] + (["input"] if refers_to_stored(body.get("input")) else [])
+    found = [field for field in _STATEFUL if body.get(field)] + (["input"] if _refers_to_stored(body.get("input")) else [])
     for field in found:
         why = _STATEFUL.get(field, "this endpoint keeps no items; send the items themselves in the place of references")
         raise Refusal(400, Cause.STATEFUL, f"{field}: {why}", param=field, code="unsupported_parameter")
     body["store"] = False
+
+
+def _refers_to_stored(items: object) -> bool:
+    return isinstance(items, list) and any(isinstance(item, dict) and item.get("type") == "item_reference" for item in items)
 
 
 _STATEFUL: Mapping[str, str] = {

@@ -195,8 +195,6 @@ SERVERS_TOOLS = [
     ("/v1/responses", {"tools": [{"type": "web_search_preview"}]}),
     ("/v1/responses", {"tools": [{"type": "mcp", "server_label": "x", "server_url": "http://x"}]}),
     ("/v1/responses", {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}),
-    ("/v1/responses", {"prompt": {"id": "pmpt_1"}}),
-    ("/v1/responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
     ("/v1/messages", {"mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}]}),
     ("/v1/messages", {"container": "c_1"}),
