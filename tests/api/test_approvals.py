@@ -736,8 +736,8 @@ ATTEMPTS = [
         "graft-promotion",
         spec("collector/env", [{"name": "HTTPS_PROXY", "value": "http://mine"}], "add"),
     ),
-    Attempt(EDITOR, "has a program of theirs measure", "graft-promotion", spec("collector/image", "mine", "add")),
-    Attempt(POLICY, "has a program of theirs measure", "graft-commands", spec("collector/image", "mine", "add")),
+    Attempt(POLICY, "has an image of theirs measure", "graft-commands", spec("collector/image", "mine", "add")),
+    Attempt(CODER, "has an image of theirs measure", "graft-promotion", spec("collector/image", "mine", "add")),
     Attempt(POLICY, "brings a program into the policy's test", "graft-commands", domain("promotion/shadow/metrics/-", PROGRAM, "add")),
     # Rights.
     Attempt(
