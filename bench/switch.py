@@ -267,19 +267,16 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
     server = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())["spec"]["server"] | {"maxLoraRank": RANK}
     server["podTemplate"]["resources"]["limits"]["memory"] = "9Gi"
     shop.open(*large_package(shop.world, place / "large"), place / "packages", STARTED_WITHIN, server=server)
-    package = large(packages.Package(shop.good, shop.folder / "large")).finish(shop.signer)
-    shop.upload(package, "large")
+    package, another = (large(packages.Package(shop.good, shop.folder / name)) for name in ("large", "another"))
+    (another.path / "README.md").write_text("Another digest.\n")
+    for name, made in (("large", package), ("another", another)):
+        shop.upload(made.finish(shop.signer), name)
     transfer = copy_seconds(shop, "large")
+    loaded, serving, steps = brought(shop, "large", package)
     with Streams(shop.url(), "other", 4) as streams:
         time.sleep(10)
         began = time.monotonic()
-        shop.add("large", package, upload=False)
-        status = shop.adapter("large", {"Loaded", "Serving"}, poll=0.02)
-        loaded = time.monotonic() - began
-        shop.pin(dsl={"adapter": "large"})
-        shop.serves("dsl", "large")
-        serving = time.monotonic() - began
-        steps = slowest_steps(shop, status["version"])
+        beside, _, steps_beside = brought(shop, "another", another)
         for number in range(6):  # every pod's first use, whichever these go to
             ask(shop.url(), "dsl", f"Rule {number}: allow access when the user has been verified.", max_tokens=2)
         time.sleep(2)
@@ -293,11 +290,23 @@ def large_adapter(shop: Shop) -> dict[str, Any]:
         "apply_to_serving_seconds": round(serving, 2),
         "loaded_to_transfer_ratio": round(loaded / transfer, 2),
         "agent_adds_seconds": round(loaded - transfer, 2),
-        "agent_seconds": status.get("loadSeconds"),
         "agent_steps_seconds": steps,
+        "apply_to_loaded_seconds_beside_streams": round(beside, 2),
+        "agent_steps_seconds_beside_streams": steps_beside,
         "other_streams_gap_ms_before": summary(quiet),
         "other_streams_gap_ms_while_loading_and_first_used": summary(busy),
     }
+
+
+def brought(shop: Shop, name: str, package: packages.Package) -> tuple[float, float, dict[str, float]]:
+    """Seconds from `apply` to loaded on both replicas and to serving, and of each step of the agents."""
+    began = time.monotonic()
+    shop.add(name, package, upload=False)
+    status = shop.adapter(name, {"Loaded", "Serving"}, poll=0.02)
+    loaded = time.monotonic() - began
+    shop.pin(dsl={"adapter": name})
+    shop.serves("dsl", name)
+    return loaded, time.monotonic() - began, slowest_steps(shop, status["version"])
 
 
 def slowest_steps(shop: Shop, version: str) -> dict[str, float]:
