@@ -69,6 +69,7 @@ QUESTIONS = {
     "proportion": Question(metric(Kind.PROPORTION), EVENTS, 0.05, 0.062),
     "relative proportion": Question(metric(Kind.PROPORTION, RELATIVE), EVENTS, 0.15, 0.19),
     "rare proportion": Question(metric(Kind.PROPORTION), Truth("events", 0.005, 0.0), 0.003, 0.0030, 2000),
+    "rare relative proportion": Question(metric(Kind.PROPORTION, RELATIVE), Truth("events", 0.005, 0.0), 0.6, 0.60, 2000, 10_000),
     "mean": Question(metric(Kind.MEAN), Truth("scores", 0.5, 0.0), 0.02, 0.0235),
     "relative mean": Question(metric(Kind.MEAN, RELATIVE), TOKENS, 0.1, 0.058),
     "mean, rare worst": Question(metric(Kind.MEAN), RARE_WORST, RARE_MARGIN, 18.5, 1000, 10_000),

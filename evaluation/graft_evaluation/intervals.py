@@ -74,6 +74,49 @@ def _tango_score(plus: float, minus: float, examples: float, difference: float) 
     return distance / math.sqrt(variance)
 
 
+def nam_blackwelder(plus: float, minus: float, shared: float, z: float = Z95) -> Interval:
+    """
+    Return the score interval of a ratio of two paired shares, Nam and Blackwelder 2002 (Statistics in Medicine 21:689).
+
+    `plus` events are the numerator's alone, `minus` the denominator's alone, `shared` both's; how many pairs have none does not matter.
+    Counts of clustered pairs are divided by their design effect first. Raises ValueError if the denominator has no event.
+    """
+    below = minus + shared
+    if below <= 0:
+        raise ValueError("nothing to be relative to: the denominator has no event")
+    estimate = (plus + shared) / below
+
+    def statistic(ratio: float) -> float:
+        variance = ratio * _discordant(plus, minus, shared, ratio)
+        distance = plus + shared - ratio * below
+        return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+    high = 2 * estimate + 1.0
+    while statistic(high) > -z:
+        high *= 2
+    # The statistic falls as the ratio grows.
+    low = 0.0 if estimate == 0 else _root(lambda ratio: statistic(ratio) - z, 0.0, estimate)
+    return Interval(estimate=estimate, low=low, high=_root(lambda ratio: statistic(ratio) + z, estimate, high))
+
+
+def _discordant(plus: float, minus: float, shared: float, ratio: float) -> float:
+    """
+    Return how many discordant pairs are likeliest if the ratio of the shares is `ratio`.
+
+    Under plus' + shared' = ratio (minus' + shared') the multinomial likelihood has its maximum at plus' = plus / (1 + x),
+    minus' = minus / (1 - ratio x), shared' = shared / (1 + (1 - ratio) x), x being the multiplier of the constraint.
+    """
+    # A class without an event may still have an expectation: its likelihood is that of next to none.
+    plus, minus = max(plus, 1e-9), max(minus, 1e-9)
+
+    def violated(x: float) -> float:
+        held = (1 - ratio) * shared / (1 + (1 - ratio) * x) if shared else 0.0
+        return plus / (1 + x) - ratio * minus / (1 - ratio * x) + held
+
+    x = _root(violated, -1 + 1e-15, (1 - 1e-15) / ratio)
+    return plus / (1 + x) + minus / (1 - ratio * x)
+
+
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
     """Bisect a falling function to the last bit that matters."""
     for _ in range(60):

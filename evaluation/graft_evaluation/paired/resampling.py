@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from graft_api.comparison import Direction, Estimate, Kind, Method, Metric, Scale
 from graft_api.finetunejob import Interval
-from graft_evaluation.intervals import tango
+from graft_evaluation.intervals import nam_blackwelder, tango
 from graft_evaluation.paired.batch import unit
 from graft_evaluation.paired.bins import HIGHEST, quantile
 from graft_evaluation.paired.outcomes import worst
@@ -24,7 +24,7 @@ from graft_evaluation.paired.student import critical
 from graft_evaluation.paired.summary import APART, CANDIDATE, INCUMBENT, ONLY_CANDIDATE, ONLY_INCUMBENT, PAIRS
 
 FEW_DISCORDANT = 200
-"""Buckets with a discordant pair, below which a proportion's difference gets the score interval."""
+"""Buckets with a discordant pair, below which a proportion's difference or ratio gets the score interval."""
 FEW_DIFFERENT = 30
 """Buckets with any difference, below which percentiles of a mean say nothing."""
 FEWEST = 10
@@ -85,7 +85,8 @@ def of_sums(metric: Metric, sums: NDArray[np.int64], weights: Weights, alone: ND
     spread = _enough(counted[:, PAIRS])
     different = int((sums[:, APART] > 0).sum())
     if _score_serves(metric, different):
-        return _score(metric, counted, spread)
+        ratio = metric.kind is Kind.PROPORTION and metric.scale is Scale.RELATIVE and different > 0
+        return _ratio(metric, counted, spread) if ratio else _score(metric, counted, spread)
     if different < FEW_DIFFERENT:
         raise TooLittleError(f"only {different} groups of conversations differ, {FEW_DIFFERENT} are needed")
     rare = _rare(metric, counted, spread, alone)
@@ -271,7 +272,7 @@ def _score_serves(metric: Metric, different: int) -> bool:
     if different == 0:
         return True
     if metric.kind is Kind.PROPORTION:
-        return metric.scale is Scale.ABSOLUTE and different < FEW_DISCORDANT
+        return different < FEW_DISCORDANT
     return metric.best is not None and different < FEW_DIFFERENT
 
 
@@ -297,6 +298,25 @@ def _score(metric: Metric, counted: NDArray[np.float64], spread: Spread) -> Esti
     return _oriented(metric, spread, both, change, Method.SCORE)
 
 
+def _ratio(metric: Metric, counted: NDArray[np.float64], spread: Spread) -> Estimate:
+    """
+    Return the score interval of a proportion's ratio on what conversations are worth as independent pairs.
+
+    Percentiles of a ratio of few events are too narrow: 4 % of false passes where 2.5 % are meant.
+    """
+    pairs, below, above, apart = (float(counted[:, column].sum()) for column in (PAIRS, INCUMBENT, CANDIDATE, APART))
+    if below <= 0:
+        raise TooLittleError("the incumbent's value is not clear of 0, so there is nothing to be relative to")
+    plus, minus, ratio = (apart + above - below) / 2, (apart - above + below) / 2, above / below
+    shift, contrast = counted[:, CANDIDATE] - counted[:, INCUMBENT], counted[:, CANDIDATE] - ratio * counted[:, INCUMBENT]
+    independent = plus + ratio**2 * minus + (1 - ratio) ** 2 * (below - minus)
+    effect = max(_effect(shift, apart, spread), float(np.square(contrast).sum()) / independent if ratio else 1.0)
+    wide = max(spread.critical(shift), spread.critical(contrast)) if ratio else spread.critical(shift)
+    ends = nam_blackwelder(plus / effect, minus / effect, (below - minus) / effect, wide)
+    both = Both(below / pairs, above / pairs, np.zeros(0), np.zeros(0))
+    return _oriented(metric, spread, both, (ratio - 1, ends.low - 1, ends.high - 1), Method.SCORE)
+
+
 def _span(metric: Metric, incumbent: float) -> float:
     """Return how much one pair can differ; never less than a unit, which is what rounding leaves of a smaller range."""
     if metric.kind is Kind.PROPORTION:
@@ -308,21 +328,26 @@ def _span(metric: Metric, incumbent: float) -> float:
 
 
 def _shares(shift: NDArray[np.float64], apart: float, spread: Spread) -> tuple[float, Interval]:
-    """
-    Return the mean per pair of `shift`, shape [buckets], and Tango's interval; `apart` is the sum of its size over single pairs.
+    """Return the mean per pair of `shift`, shape [buckets], and Tango's interval; `apart` is the sum of its size over single pairs."""
+    pairs = float(spread.pairs.sum())
+    point = float(shift.sum()) / pairs
+    effect = _effect(shift, apart, spread)
+    plus, minus = max(apart + pairs * point, 0.0) / 2 / effect, max(apart - pairs * point, 0.0) / 2 / effect
+    # The formula asks for no whole numbers, only the signature does.
+    return point, tango(plus, minus, pairs / effect, spread.critical(shift))
 
-    Counts are divided by the design effect, the variance of the buckets' sums over that of as many independent pairs (Rao and Scott
-    1992, Biometrics 48:577); where each discordant conversation has one discordant pair it is 1, and the counts are discordant
+
+def _effect(shift: NDArray[np.float64], apart: float, spread: Spread) -> float:
+    """
+    Return the design effect, by which counts are divided: the variance of the buckets' sums over that of as many independent pairs (Rao
+    and Scott 1992, Biometrics 48:577). Where each discordant conversation has one discordant pair it is 1, and the counts are discordant
     conversations. It is not taken below 1.
     """
     pairs = float(spread.pairs.sum())
     point = float(shift.sum()) / pairs
     independent = apart - pairs * point**2
     clustered = float(np.square(shift - point * spread.pairs).sum())
-    effect = max(1.0, clustered / independent) if independent > 0 else 1.0
-    plus, minus = max(apart + pairs * point, 0.0) / 2 / effect, max(apart - pairs * point, 0.0) / 2 / effect
-    # The formula asks for no whole numbers, only the signature does.
-    return point, tango(plus, minus, pairs / effect, spread.critical(shift))
+    return max(1.0, clustered / independent) if independent > 0 else 1.0
 
 
 def _oriented(metric: Metric, spread: Spread, both: Both, change: tuple[float, float, float], method: Method) -> Estimate:

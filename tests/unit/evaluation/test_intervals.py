@@ -1,14 +1,15 @@
-"""Against independent implementations: statsmodels for Wilson and McNemar, scipy's optimiser for Tango."""
+"""Against independent implementations: statsmodels for Wilson and McNemar, scipy's optimisers for Tango, Nam and Blackwelder."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq, minimize_scalar
+from numpy.typing import NDArray
+from scipy.optimize import brentq, minimize, minimize_scalar
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from graft_evaluation.intervals import Z95, paired_difference, tango, wilson
+from graft_evaluation.intervals import Z95, nam_blackwelder, paired_difference, tango, wilson
 
 
 @pytest.mark.parametrize(("events", "examples"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 1000), (997, 1000), (12, 500), (0, 1), (1, 1)])
@@ -85,6 +86,53 @@ def test_tango_covers_the_true_difference() -> None:
     covered = [interval.low <= 0.10 <= interval.high for interval in (tango(int(p), int(m), 60) for p, m, _ in draws)]
 
     assert 0.92 <= float(np.mean(covered)) <= 0.98
+
+
+def score_of_ratio(plus: int, minus: int, shared: int, ratio: float) -> float:
+    """The score statistic; the likelihood's maximum under the ratio is found numerically, in both parameters."""
+    examples = plus + minus + shared + 60
+
+    def negative_log_likelihood(logarithms: NDArray[np.float64]) -> float:
+        q, s = np.exp(logarithms)
+        p = ratio * (q + s) - s
+        terms = ((plus, p), (minus, q), (shared, s), (60, 1 - p - q - s))
+        if any(value <= 0 for _, value in terms):
+            return 1e12
+        return -sum(count * math.log(value) for count, value in terms)
+
+    starts = [(a * (minus + 1) / examples, b * (shared + 1) / examples) for a in (0.3, 1, 3) for b in (0.3, 1, 3)]
+    options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 20_000}
+    found = min(
+        (minimize(negative_log_likelihood, np.log(at), method="Nelder-Mead", options=options) for at in starts), key=lambda one: one.fun
+    )
+    q, s = np.exp(found.x)
+    discordant = examples * (ratio * (q + s) - s + q)
+    return float((plus + shared - ratio * (minus + shared)) / math.sqrt(ratio * discordant))
+
+
+@pytest.mark.parametrize(("plus", "minus", "shared"), [(4, 10, 3), (12, 3, 5), (2, 9, 20), (30, 25, 8)])
+def test_nam_blackwelder_is_the_inverted_score_test(plus: int, minus: int, shared: int) -> None:
+    interval = nam_blackwelder(plus, minus, shared)
+
+    assert interval.estimate == (plus + shared) / (minus + shared)
+    assert score_of_ratio(plus, minus, shared, interval.low) == pytest.approx(Z95, abs=1e-4)
+    assert score_of_ratio(plus, minus, shared, interval.high) == pytest.approx(-Z95, abs=1e-4)
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+@pytest.mark.parametrize(("plus", "minus"), [(12, 2), (9, 3), (20, 20), (15, 5), (14, 6), (13, 6), (1, 7), (0, 4)])
+def test_nam_blackwelder_excludes_one_exactly_where_mcnemar_rejects(plus: int, minus: int, shared: int) -> None:
+    interval = nam_blackwelder(plus, minus, shared)
+
+    rejected = mcnemar([[0, plus], [minus, 0]], exact=False, correction=False).pvalue < 0.05
+
+    assert rejected == (not interval.low <= 1 <= interval.high)
+
+
+def test_a_ratio_to_nothing_has_no_interval() -> None:
+    assert nam_blackwelder(0, 10, 0).low == 0.0
+    with pytest.raises(ValueError, match="nothing to be relative to"):
+        nam_blackwelder(10, 0, 0)
 
 
 def test_paired_difference_counts_discordant_pairs() -> None:

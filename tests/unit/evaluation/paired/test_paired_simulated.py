@@ -16,6 +16,7 @@ KINDS = {
     "proportion": 100,
     "relative proportion": 100,
     "rare proportion": 50,
+    "rare relative proportion": 40,
     "mean": 100,
     "relative mean": 100,
     "mean, rare worst": 40,
