@@ -166,6 +166,18 @@ class Metric(Model):
         """Return what a sentence calls it."""
         return self.label or self.name.replace("-", " ").replace("_", " ")
 
+    def in_question(self) -> float | None:
+        """
+        Return the effect that a test should be able to tell, if there is one.
+
+        Of a guardrail its whole margin, the candidate being equal; of a primary how far its `detectable` lies beyond its margin; of
+        any other its `detectable`.
+        """
+        if self.role is Role.GUARDRAIL:
+            return self.margin or None
+        beyond = (self.detectable or 0.0) - (self.margin if self.role is Role.PRIMARY else 0.0)
+        return beyond if beyond > 0 else None
+
 
 class Method(enum.StrEnum):
     """How an interval was found."""

@@ -239,7 +239,9 @@ class ShadowTestStatus(Model):
     """Exchanges of the endpoint that were chosen and not compared, by cause."""
     last_commit: KeptCommit | None = None
     hours_to_detect: Annotated[float, Field(ge=0)] | None = None
-    """Forecast: hours of this traffic until every primary's effect in question is detected with 80 % power."""
+    """
+    Forecast: hours of this traffic until every effect in question is detected with 80 % power: primaries' `detectable`, guardrails' margins.
+    """
     verdict: VerdictStatus | None = None
     report: ReportReference | None = None
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = None

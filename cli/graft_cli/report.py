@@ -112,7 +112,7 @@ def progress(test: Seen) -> str:
     if status.elapsed is not None:
         facts.append(f"observed {status.elapsed} of {test.duration}, {status.pairs or 0} pairs, {status.conversations or 0} conversations")
     if status.hours_to_detect is not None:
-        facts.append(f"forecast: every primary's effect in question is found with 80 % power after {spoken(status.hours_to_detect)}")
+        facts.append(f"forecast: every effect in question is found with 80 % power after {spoken(status.hours_to_detect)}")
     facts += [counted(status.attempt, status)] if status.attempt is not None else []
     facts += [f"shadow server: {status.shadow}"] if status.shadow else []
     facts += [f"not compared: {count} by {cause}" for cause, count in sorted((status.lost or {}).items())]

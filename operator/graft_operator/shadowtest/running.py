@@ -108,7 +108,7 @@ def _progress(observed: Observed, spec: ShadowTestSpec) -> str:
     if report.comparison is None:
         return f"{progress(report.observed_hours, whole)}, no pairs yet"
     pairs, hours = report.comparison.contrasts[0], verdicts.forecast(report.comparison)
-    ahead = f"; at this traffic the primaries' effects are detected after {spoken(hours)}" if hours is not None else ""
+    ahead = f"; at this traffic the effects in question are detected after {spoken(hours)}" if hours is not None else ""
     return f"{progress(report.observed_hours, whole)}, {pairs.pairs} pairs of {pairs.clusters} conversations{ahead}"
 
 

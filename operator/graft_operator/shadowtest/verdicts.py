@@ -74,9 +74,12 @@ def digest_of(evidence: bytes) -> str:
 
 
 def forecast(comparison: Comparison) -> float | None:
-    """Return the hours until every primary's effect in question is detected; None while one of them has no forecast."""
+    """Return the hours until every effect in question of a metric that decides is detected; None while one of them has no forecast."""
     hours = [
-        reading.hours_to_detect for contrast in comparison.contrasts for reading in contrast.metrics if reading.metric.role is Role.PRIMARY
+        reading.hours_to_detect
+        for contrast in comparison.contrasts
+        for reading in contrast.metrics
+        if reading.metric.role in (Role.PRIMARY, Role.GUARDRAIL) and reading.metric.in_question() is not None
     ]
     known = [hour for hour in hours if hour is not None]
     return max(known) if known and len(known) == len(hours) else None

@@ -179,7 +179,7 @@ def test_a_test_that_is_not_over_says_how_far_it_is_and_no_metric(world, graft):
     assert out.splitlines() == [
         "dsl-3: Running",
         "observed 12.3h of 168h, 812 pairs, 401 conversations",
-        "forecast: every primary's effect in question is found with 80 % power after 41.2 hours",
+        "forecast: every effect in question is found with 80 % power after 41.2 hours",
         "shadow server: 1 of 1 pods has both versions",
         "not compared: 7 by overload",
         "Measuring is True, PairsCome: a\N{REPLACEMENT CHARACTER}[31m pair a second",

@@ -10,6 +10,7 @@ import pytest
 from graft_api import health
 from graft_api.adapter import AdapterSpec
 from graft_api.collect import CollectorReport, Reported
+from graft_api.comparison import Metric
 from graft_api.dataplane import version_name
 from graft_api.fleet import AgentReport
 from graft_api.ledger import Ledger
@@ -27,7 +28,7 @@ from graft_operator.shadowtest.turns import REPORT_PATIENCE, TestView
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BASE = "sha256:" + "b" * 64
 KEY = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
-METRIC = {"name": "compile-errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Primary"}
+METRIC = {"name": "compile-errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Primary", "detectable": 0.1}
 
 
 def digest(letter):
@@ -524,6 +525,27 @@ def test_what_extends_it_is_said():
 def test_a_primary_without_forecast_leaves_none():
     decision = decide(begun("Running", servers=[pod()], report=said(12.0, hours_to_detect=None)), NOW)
     assert decision.status.hours_to_detect is None
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        pytest.param([({"role": "Guardrail", "margin": 0.02}, 200.0)], 200.0, id="the slowest of those that decide"),
+        pytest.param([({"role": "Guardrail", "margin": 0.02}, None)], None, id="one of them is not foreseen yet"),
+        pytest.param([({"role": "Guardrail"}, None), ({"detectable": None}, None)], 90.5, id="nothing is in question of these"),
+        pytest.param([({"role": "Informational", "detectable": 0.1}, 200.0)], 90.5, id="it decides nothing"),
+    ],
+)
+def test_the_forecast_is_of_all_that_decide(others, expected):
+    (first,) = said().comparison.contrasts[0].metrics
+    more = [first.model_copy(update={"metric": parse(Metric, metric_of(changes)), "hours_to_detect": hours}) for changes, hours in others]
+    report = said(12.0)
+    report.comparison.contrasts[0].metrics.extend(more)
+    assert decide(begun("Running", servers=[pod()], report=report), NOW).status.hours_to_detect == expected
+
+
+def metric_of(changes):
+    return {name: value for name, value in (METRIC | {"name": "other"} | changes).items() if value is not None}
 
 
 def test_a_deleted_shadow_server_is_made_again_as_it_was():
