@@ -240,7 +240,8 @@ class ShadowTestStatus(Model):
     last_commit: KeptCommit | None = None
     hours_to_detect: Annotated[float, Field(ge=0)] | None = None
     """
-    Forecast: hours of this traffic until every effect in question is detected with 80 % power: primaries' `detectable`, guardrails' margins.
+    Forecast: hours of this traffic until every effect in question is detected with 80 % power: a primary's `detectable`, a guardrail's
+    margin.
     """
     verdict: VerdictStatus | None = None
     report: ReportReference | None = None
