@@ -33,7 +33,7 @@ from graft_operator.shadowtest.turns import TestView
 
 BASE = "sha256:" + "b" * 64
 KEY = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
-METRIC = {"name": "compile-errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Primary"}
+METRIC = {"name": "compile-errors", "kind": "Proportion", "direction": "LowerIsBetter", "role": "Primary", "detectable": 0.05}
 ENDPOINT = {
     "baseModel": {"uri": "s3://models/base"},
     "gateway": {"anonymous": True},
