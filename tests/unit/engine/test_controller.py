@@ -140,8 +140,8 @@ async def test_draining_finishes_what_has_begun_and_begins_nothing(queue, clock,
     await clock.settle()
     drain = background(run.drain())
     await clock.advance(5)
-    await asyncio.wait_for(drain, 1)
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(drain, 20)
+    await asyncio.wait_for(task, 20)
     assert finished == [KEY]
 
 

@@ -263,7 +263,7 @@ async def test_a_candidate_outlives_an_api_server_that_is_away(candidate, server
 
 async def test_a_lease_without_a_spec_is_free(candidate, server, clock):
     server._store({"metadata": {"uid": "u"}, "spec": {}})
-    assert await asyncio.wait_for(candidate("a").acquire(), 1) == 1
+    assert await asyncio.wait_for(candidate("a").acquire(), 20) == 1
 
 
 async def test_releasing_what_is_not_held_writes_nothing(candidate, server):

@@ -49,7 +49,7 @@ async def stopped(process, *, after):
     task = asyncio.ensure_future(process.run())
     await asyncio.sleep(0)
     await after()
-    return await asyncio.wait_for(task, 1)
+    return await asyncio.wait_for(task, 20)
 
 
 async def turns():
@@ -69,7 +69,7 @@ async def turns():
 async def test_whatever_ends_by_itself_ends_the_process_with_1_and_the_lease_is_released(always, leading):
     lease = Lease()
     process = LedProcess([Service("a", run) for run in always], [Service("l", run) for run in leading], lease)
-    assert await asyncio.wait_for(process.run(), 1) == 1
+    assert await asyncio.wait_for(process.run(), 20) == 1
     assert lease.released
 
 

@@ -170,8 +170,8 @@ async def test_drained_waits_for_what_is_worked_on(queue, clock, background):
     await clock.settle()
     assert not drained.done()
     queue.done(key)
-    await asyncio.wait_for(drained, 1)
+    await asyncio.wait_for(drained, 20)
 
 
 async def test_an_idle_queue_is_drained(queue):
-    await asyncio.wait_for(queue.drained(), 1)
+    await asyncio.wait_for(queue.drained(), 20)

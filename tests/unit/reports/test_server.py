@@ -105,7 +105,7 @@ async def test_progress_is_answered_before_it_is_written(client: Any, server: Re
     assert answer.status == 204
     assert sink.calls == []
     task = asyncio.create_task(server.coalescer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not sink.calls:  # noqa: ASYNC110 - a condition of the server's own
             await asyncio.sleep(0.01)
     assert sink.calls[0][4].progress.step == 7
@@ -198,7 +198,7 @@ async def test_a_superseded_pod_hears_of_it_when_it_reports_progress(client: Any
     sink.error = Superseded("attempt 2 took over")
     task = asyncio.create_task(server.coalescer.run())
     statuses = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while 409 not in statuses:
             statuses.append((await client.post(f"{ROOT}/progress", json=PROGRESS)).status)
     assert statuses[0] == 204

@@ -32,7 +32,7 @@ async def ends(process, *, after=0.01):
     running = asyncio.ensure_future(process.run())
     await asyncio.sleep(after)
     process.stop()
-    return await asyncio.wait_for(running, 1)
+    return await asyncio.wait_for(running, 20)
 
 
 async def test_a_service_that_breaks_ends_the_process_with_1(caplog):
@@ -97,7 +97,7 @@ async def test_a_library_that_took_the_signals_can_be_made_to_give_them_back():
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
     process.take_signals()
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await asyncio.wait_for(running, 1) == 0
+    assert await asyncio.wait_for(running, 20) == 0
 
 
 async def test_what_was_wired_before_is_no_business_of_the_collector_of_cycles():

@@ -60,7 +60,7 @@ class Pod:
                 await task
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not holds():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -54,7 +54,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     door, socket = Door(), tmp_path / "agent.sock"
     socket.touch()  # of an earlier process
     task = asyncio.create_task(server.serve_socket(server.door_application(door.authenticate, door.board, door.drain), socket))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not socket.is_socket():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as door.session:

@@ -234,7 +234,7 @@ def ask(**more: Any) -> dict[str, Any]:
     return {"model": "dsl", "messages": [{"role": "user", "content": "hi"}]} | more
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.005)

@@ -32,10 +32,10 @@ async def test_a_request_without_an_answer_yet_is_to_be_asked_again(make_world: 
     asking = asyncio.create_task(world.post(body=kit.ask()).__aenter__())
     await kit.until(lambda: world.path.in_flight() == {kit.NEW: 1})
     world.path.apply(rolled_back(kit))
-    async with await asyncio.wait_for(asking, 2) as answer:
+    async with await asyncio.wait_for(asking, 20) as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert (await answer.json())["error"]["code"] == "aborted"
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 2)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     assert world.path.in_flight() == {}
     assert (world.recorder.all[0].version, world.recorder.all[0].cause) == (kit.NEW, Cause.ABORTED)
     assert +world.path.metrics.series("dsl", kit.NEW).troubles == {"aborted": 1}
@@ -63,11 +63,11 @@ async def test_a_stream_ends_with_an_error_as_its_client_understands_it(make_wor
     async with world.post(path, body={"model": "dsl", "input": "hi", "messages": [], "stream": True}) as answer:
         assert await answer.content.readany() == b"data: {}\n\n"
         world.path.apply(rolled_back(kit))
-        rest = (await asyncio.wait_for(answer.read(), 2)).decode()
+        rest = (await asyncio.wait_for(answer.read(), 20)).decode()
     assert rest.startswith(says)
     assert "taken out of service" in rest
     assert json.loads(rest.partition("data: ")[2])
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 2)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     await kit.until(lambda: world.recorder.all)
     assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (200, Cause.ABORTED)
 
@@ -86,10 +86,10 @@ async def test_a_stream_whose_client_is_behind_ends_upstream_at_once(make_world:
     await kit.until(world.path.in_flight)
     await asyncio.sleep(0.1)  # until every socket on the way is full
     world.path.apply(rolled_back(kit))
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 2)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     told = b""
     while b"taken out of service" not in told[-1000:]:
-        piece = await asyncio.wait_for(reader.read(1 << 20), 2)
+        piece = await asyncio.wait_for(reader.read(1 << 20), 20)
         assert piece, "the stream ended without a word"
         told = told[-1000:] + piece
     writer.close()

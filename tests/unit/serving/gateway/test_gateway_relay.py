@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_ends_the_upstream_request(
     world.pods[0].behave = endless
     async with world.post(body=kit.ask(stream=True)) as answer:
         await answer.content.readany()
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
     assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
     assert [record for record in caplog.records if record.name.startswith("aiohttp.server")] == []
@@ -120,7 +120,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(
     asking = asyncio.create_task(world.post(body=kit.ask()).__aenter__())
     await kit.until(world.path.in_flight)
     asking.cancel()
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     await kit.until(lambda: not world.path.in_flight())
 
 
@@ -342,7 +342,7 @@ async def test_a_pod_that_never_begins_to_answer_is_given_up(make_world: Any, ki
     world.pods[0].behave = never
     async with world.post(body=kit.ask()) as answer:
         assert answer.status == 504
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
@@ -379,7 +379,7 @@ async def test_a_client_that_stops_reading_is_given_up(make_world: Any, kit: Any
 
     world.pods[0].behave = flood
     _, writer = await slow_client(world, kit, kit.ask(stream=True))
-    await asyncio.wait_for(world.pods[0].cancelled.wait(), 5)
+    await asyncio.wait_for(world.pods[0].cancelled.wait(), 20)
     await kit.until(lambda: not world.path.in_flight() and world.recorder.all)
     assert (world.recorder.all[0].status, world.recorder.all[0].cause) == (499, Cause.CLIENT_GONE)
     writer.close()
@@ -391,7 +391,7 @@ async def test_a_client_of_http_1_0_gets_the_stream_as_it_is(make_world: Any, ki
     head = f"POST /v1/chat/completions HTTP/1.0\r\nx-api-key: {kit.KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port)
     writer.write(head.encode() + body)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 20)
     sent, _, events = answer.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in sent.lower()
     assert events.startswith(b"data: {")

@@ -23,7 +23,7 @@ from graft_serving.gateway.exchange import Exchange
 async def raw(world: Any, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port)
     writer.write(sent)
-    told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
     writer.close()
     return told
 
@@ -70,7 +70,7 @@ async def test_an_answer_leaves_the_connection_as_the_client_wants_it(
     requests = 1 if told == "close" else 2
     writer.write((head.encode() + body) * requests)  # the second while the first is under way
     for _ in range(requests):
-        status, *lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode().strip().split("\r\n")
+        status, *lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode().strip().split("\r\n")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         assert status == f"HTTP/{version} 200 OK"
         assert headers.get("connection") == told
@@ -79,7 +79,7 @@ async def test_an_answer_leaves_the_connection_as_the_client_wants_it(
         answer = json.loads(await reader.readexactly(int(headers["content-length"])))
         assert answer["model"] == "dsl"
     if told == "close":
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
 
 
@@ -148,9 +148,9 @@ async def test_a_client_that_waits_for_100_continue(make_world: Any, kit: Any) -
     head = "".join(f"{line}\r\n" for line in (*lines, ""))
     reader, writer = await asyncio.open_connection("127.0.0.1", world.path.server.port)
     writer.write(head.encode())
-    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body)
-    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 OK")
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 200 OK")
     writer.close()
 
 
@@ -270,7 +270,7 @@ async def test_draining_finishes_what_is_under_way_and_sends_clients_elsewhere(m
     async with await first as answer:
         assert answer.status == 200
         assert answer.headers["Connection"] == "close"
-    await asyncio.wait_for(draining, 2)
+    await asyncio.wait_for(draining, 20)
 
 
 async def test_a_drain_does_not_wait_for_ever(make_world: Any, kit: Any) -> None:
@@ -283,7 +283,7 @@ async def test_a_drain_does_not_wait_for_ever(make_world: Any, kit: Any) -> None
     world.pods[0].behave = never
     first = asyncio.create_task(world.post(body=kit.ask()).__aenter__())
     await kit.until(world.path.in_flight)
-    await asyncio.wait_for(world.path.drain(), 3)
+    await asyncio.wait_for(world.path.drain(), 20)
     await asyncio.gather(first, return_exceptions=True)
     assert world.path.in_flight() == {}
 

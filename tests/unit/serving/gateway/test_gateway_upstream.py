@@ -83,7 +83,7 @@ def answering(*pieces: bytes, keep: bool = True) -> Script:
 
 
 async def unusable(connection: Connection) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while connection.usable:  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.001)
 
@@ -165,7 +165,7 @@ async def test_less_patience_than_before_counts_at_once(serve: Serve, connection
     connection = await connections.take(await serve(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"ok")))
     await connection.send(REQUEST, b"{}", 60.0)
     with pytest.raises(TimedOut):
-        await asyncio.wait_for(read(connection, 0.05), 5)
+        await asyncio.wait_for(read(connection, 0.05), 20)
     connection.abort()
 
 
@@ -364,7 +364,7 @@ async def test_a_request_that_is_broken_off_gives_nothing_of_its_answer(serve: S
         await body(connection, 2.0)
     connection.done()
     assert not connection.usable
-    await asyncio.wait_for(closed.wait(), 2)
+    await asyncio.wait_for(closed.wait(), 20)
 
 
 async def test_who_waits_for_an_answer_is_told_at_once(serve: Serve, connections: Connections) -> None:
@@ -376,7 +376,7 @@ async def test_who_waits_for_an_answer_is_told_at_once(serve: Serve, connections
     await asyncio.sleep(0)
     connection.break_off()
     with pytest.raises(Aborted):
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 20)
 
 
 @both
