@@ -5,8 +5,10 @@ An event ends with an empty line; lines end with CR LF, LF or CR (WHATWG HTML, s
 on as they came, several events in one piece.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -54,7 +56,8 @@ class Renaming:
     """
     Makes a version's name the alias.
 
-    By bytes: within JSON strings quotes are escaped, so `"model":"x"` can only be a member of an object.
+    By bytes: within JSON strings quotes are escaped, so `"model":"x"` can only be a member of an object. Nobody but graft has a word like a
+    version's name; but `base` is one that a tool's input or a client's metadata may hold, too.
     """
 
     __slots__ = ("_alias", "_pairs", "_version")
@@ -65,6 +68,29 @@ class Renaming:
 
     def answer(self, text: bytes) -> bytes:
         """Rename in an answer, or in whole events of one."""
+        if self._version == BASE_NAME and self._count(text) > 1:
+            return b"".join(self._one(piece) for piece in split_events(text))
+        return self._everywhere(text)
+
+    def _count(self, text: bytes) -> int:
+        return sum(text.count(old) for old, _ in self._pairs)
+
+    def _one(self, text: bytes) -> bytes:
+        """Rename in one event or one whole answer: only where the model's name stands, if there is another place."""
+        if self._count(text) > 1:
+            head, brace, rest = text.partition(b"{")
+            document = rest.rstrip()
+            with contextlib.suppress(ValueError):
+                return head + self._renamed(orjson.loads(brace + document)) + rest[len(document) :]
+        return self._everywhere(text)
+
+    def _renamed(self, answer: dict[str, Any]) -> bytes:
+        for holder in (answer, answer.get("message"), answer.get("response")):
+            if isinstance(holder, dict) and holder.get("model") == self._version:
+                holder["model"] = self._alias
+        return orjson.dumps(answer)
+
+    def _everywhere(self, text: bytes) -> bytes:
         for old, new in self._pairs:
             text = text.replace(old, new)
         return text

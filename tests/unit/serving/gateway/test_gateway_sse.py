@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,3 +132,22 @@ def test_a_number_that_is_no_count_is_not_read() -> None:
     usage = Usage()
     usage.read(b'{"input":{"usage":{"output_tokens":99999999999999999999999}},"usage":{"input_tokens":7,"output_tokens":2}}')
     assert (usage.tokens_in, usage.tokens_out) == (7, 2)
+
+
+def test_the_base_model_is_renamed_where_its_name_stands_and_nowhere_else() -> None:
+    """`base` is also a word that a tool's input, or what a client noted of its request, may hold."""
+    renaming = Renaming("base", ALIAS)
+    used = {"type": "tool_use", "name": "pick", "input": {"model": "base"}}
+    whole = {"type": "message", "content": [used], "model": "base"}
+    assert orjson.loads(renaming.answer(orjson.dumps(whole))) == whole | {"model": ALIAS}
+    begun = {"type": "response.created", "response": {"model": "base", "metadata": {"model": "base"}}}
+    expected = {"type": "response.created", "response": {"model": ALIAS, "metadata": {"model": "base"}}}
+    events = [b"event: response.created\ndata: " + orjson.dumps(each) + b"\n\n" for each in (begun, expected)]
+    simple = b'data: {"model":"base","choices":[]}\n\n'
+    stream = EventStream(renaming, drop_usage=False)
+    assert stream.feed(simple + events[0] + simple) == simple.replace(b"base", ALIAS.encode()) + events[1] + simple.replace(
+        b"base", ALIAS.encode()
+    )
+    assert Renaming(VERSION, ALIAS).answer(orjson.dumps(whole)) == orjson.dumps(whole)
+    broken = b'{"model":"base","input":{"model":"base"}'
+    assert renaming.answer(broken) == broken.replace(b"base", ALIAS.encode())
