@@ -10,12 +10,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from graft_api.dataplane import COMPONENT_LABEL, ENDPOINT_LABEL, LEDGER_RECORD, RECORD_LABEL, ROUTES_RECORD
+from graft_api.dataplane import COLLECTOR_RECORD, COMPONENT_LABEL, ENDPOINT_LABEL, LEDGER_RECORD, RECORD_LABEL, ROUTES_RECORD
 from graft_api.health import SHADOW_TERMINAL, TERMINAL
 from graft_operator.adapter.index import AdapterIndex, adapter_of, endpoint_of
 from graft_operator.adapter.reconcile import Adapters
@@ -46,8 +47,9 @@ from graft_operator.engine.watch import Watch, Watcher, owner_key
 from graft_operator.finetunejob.claims import Claims
 from graft_operator.finetunejob.observed import Settings
 from graft_operator.finetunejob.reconcile import FineTuneJobs
+from graft_operator.modelendpoint.applied import Applied
 from graft_operator.modelendpoint.audit import Audit
-from graft_operator.modelendpoint.children import Platform
+from graft_operator.modelendpoint.children import APPLIED, Platform
 from graft_operator.modelendpoint.metrics import PromotionMetrics
 from graft_operator.modelendpoint.observe import Hearsay
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
@@ -74,7 +76,7 @@ from graft_runtime.process import Service, run_process
 
 LOG = logging.getLogger(__name__)
 
-RECORDS = f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD})"
+RECORDS = f"{RECORD_LABEL} in ({ROUTES_RECORD},{LEDGER_RECORD},{COLLECTOR_RECORD})"
 CHATTER = ("kopf.objects", "kopf.activities")
 """kopf's word about every event that it handled."""
 
@@ -150,7 +152,7 @@ def compose(config: Config, kube: Kube) -> LedProcess:
     def take_signals() -> None:
         process.take_signals()
 
-    watched = [*watches(queue, wake), *policy_watches(launching)]
+    watched = [*watches(queue, wake), *child_watches(wake, endpoints.applied), *policy_watches(launching)]
     watcher = Watcher(kube, watched, clock, random, config.watch_namespaces, on_spawned=take_signals)
     namespaces = config.watch_namespaces or (None,)
     listed = [*sources(queue, wake, namespaces), *(ResyncSource(TUNING_POLICIES, launching, Selection(one)) for one in namespaces)]
@@ -279,6 +281,14 @@ def watches(jobs: WorkQueue, wake: Wake) -> list[Watch]:
         Watch(DEPLOYMENTS, wake.endpoints.add, endpoint, labels=ENDPOINT_LABEL),
         Watch(CONFIG_MAPS, wake.all_of, endpoint, labels=RECORDS),
         Watch(CONFIG_MAPS, wake.endpoints.add_first, Unfinished().endpoint_of, labels=RECORDS),
+    ]
+
+
+def child_watches(wake: Wake, applied: Applied) -> list[Watch]:
+    """What wakes an endpoint because it was changed or deleted by hand. The endpoint's own writes do not."""
+    return [
+        Watch(resource, wake.endpoints.add, partial(applied.strayed, kind), RECORDS if resource is CONFIG_MAPS else ENDPOINT_LABEL)
+        for kind, resource in APPLIED.items()
     ]
 
 

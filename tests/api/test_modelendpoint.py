@@ -1,11 +1,16 @@
 """A ModelEndpoint and its Adapters against the real API server, with the operator crashing after any of its writes: same end state."""
 
+import asyncio
 import json
 import uuid
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 
 import pytest
 from killing import Everything, Killable, behind, killed_after, same_ends
+from prometheus_client import CollectorRegistry
+from waking import Woken
 
 from graft_api.collect import SETTINGS_KEY, CollectorReport, CollectorSettings
 from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY, ledger_name, routes_name, version_name
@@ -13,12 +18,14 @@ from graft_api.fleet import AgentReport, GatewayReport
 from graft_api.ledger import Ledger
 from graft_api.routes import Routes
 from graft_api.schema import parse
+from graft_operator.adapter.index import AdapterIndex
 from graft_operator.adapter.reconcile import Adapters
 from graft_operator.engine.clock import SystemClock, rfc3339
+from graft_operator.engine.controller import Controller, ReconcileMetrics
 from graft_operator.engine.errors import Conflict, Forbidden
 from graft_operator.engine.events import EventRecorder
 from graft_operator.engine.kube import Kube, Selection
-from graft_operator.engine.queue import Key
+from graft_operator.engine.queue import Key, WorkQueue
 from graft_operator.engine.resources import (
     ADAPTERS,
     CONFIG_MAPS,
@@ -36,12 +43,15 @@ from graft_operator.engine.resources import (
     SHADOW_TESTS,
     Resource,
 )
-from graft_operator.modelendpoint.children import Platform
+from graft_operator.engine.watch import Watcher
+from graft_operator.main import Wake, child_watches
+from graft_operator.modelendpoint.children import APPLIED, Platform
 from graft_operator.modelendpoint.observe import Hearsay, read_ledger
 from graft_operator.modelendpoint.reconcile import ModelEndpoints
 from graft_operator.reports.ca import Trust
 from graft_operator.reports.fleet import Fleet
 from graft_operator.reports.sink import FleetCaller
+from graft_operator.shadowtest.index import ShadowIndex
 
 BASE = "sha256:" + "b" * 64
 KEY = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
@@ -891,3 +901,67 @@ async def test_an_adapter_whose_spec_cannot_be_read_says_so_and_can_be_deleted(w
         assert await world.adapter("a") is not None
         await adapters.reconcile(key)
     assert await world.adapter("a") is None
+
+
+async def applied(world):
+    """Everything that was applied for the endpoint, by kind and name."""
+    labels = Selection(world.namespace, labels="graft.dev/modelendpoint=prod")
+    found = [(resource, child) for resource in APPLIED.values() for child in await world.kube.list(resource, labels)]
+    known = {(kind, name) for _, kind, name in world.endpoints.applied.entries}
+    return [(resource, child) for resource, child in found if (resource.kind, child["metadata"]["name"]) in known]
+
+
+@asynccontextmanager
+async def watching_children(world):
+    """The watches of its children, and the controller that they wake."""
+    clock, random = world.clock, Random(1)  # noqa: S311 - spreads load, guards nothing
+    queue = WorkQueue(clock, random)
+    wake = Wake(AdapterIndex(), ShadowIndex(), queue, Woken(), Woken())
+    watcher = Watcher(world.kube, child_watches(wake, world.endpoints.applied), clock, random, (world.namespace,))
+    controller = Controller("modelendpoint", world.endpoints.reconcile, queue, clock, ReconcileMetrics(CollectorRegistry()))
+    tasks = [asyncio.create_task(watcher.run()), asyncio.create_task(controller.run())]
+    try:
+        await watcher.listed()
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_deleted_or_changed_by_hand_is_restored_at_once(kube, definitions, until):
+    world = World(kube)
+    scores = [{"name": "latency", "measure": "Latency"}]
+    await world.begin(collector={"store": "s3://measured/prod", "observe": [{"domain": "dsl", "scores": scores}]})
+    await world.settle()
+    made = await applied(world)
+    assert {resource.kind for resource, _ in made} == set(APPLIED)
+    before = {(resource.kind, child["metadata"]["name"]): child.get("spec") for resource, child in made}
+    service = await kube.get(SERVICES, world.namespace, "prod-gateway")
+    async with watching_children(world):
+        for resource, child in made:
+            await kube.delete(resource, world.namespace, child["metadata"]["name"])
+        await until(lambda: all_there(world, made))
+        changed = {"spec": {"selector": {"app": "somebody-else"}}}
+        await kube.merge_patch(SERVICES, world.namespace, "prod-gateway", changed)
+
+        async def selected():
+            return (await kube.get(SERVICES, world.namespace, "prod-gateway"))["spec"]["selector"]
+
+        async def as_before():
+            found = await selected()
+            return {key: found.get(key) for key in service["spec"]["selector"]} == service["spec"]["selector"]
+
+        await until(as_before)
+        version = await world.versions()
+        await asyncio.sleep(0.5)
+        assert await world.versions() == version, "its own writes do not wake it"
+    assert {(resource.kind, child["metadata"]["name"]) for resource, child in await applied(world)} == set(before)
+
+
+async def all_there(world, made):
+    for resource, child in made:
+        found = await world.kube.get(resource, world.namespace, child["metadata"]["name"])
+        if found is None or found["metadata"]["uid"] == child["metadata"]["uid"]:
+            return False
+    return True

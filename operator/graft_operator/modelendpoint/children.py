@@ -39,7 +39,7 @@ UPGRADE = "graft.dev/upgrade"
 FETCH_SECONDS = 1800
 """On top of `server.startSeconds`, until a Deployment that does not get on says so: time for the base model to arrive."""
 
-_APPLIED = {
+APPLIED = {
     resource.kind: resource
     for resource in (CONFIG_MAPS, DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS)
 }
@@ -123,7 +123,7 @@ def shadow_test(parent: Parent, gate: Gate, adapter_uid: str) -> Manifest:
 
 def resource_of(manifest: Manifest) -> Resource:
     """Return where a child is kept."""
-    return _APPLIED[manifest["kind"]]
+    return APPLIED[manifest["kind"]]
 
 
 def platform_of(deployment: Manifest | None) -> str | None:

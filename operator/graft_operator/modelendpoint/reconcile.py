@@ -1,8 +1,6 @@
 """The lines that connect observing, deciding and acting; and the one writer of ledger and routes."""
 
-import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,7 +10,7 @@ from pydantic import BaseModel
 
 from graft_api.dataplane import LEDGER_KEY, ROUTES_KEY
 from graft_api.modelendpoint import ModelEndpointStatus
-from graft_api.schema import canonical_json, parse
+from graft_api.schema import parse
 from graft_operator.engine.clock import Clock
 from graft_operator.engine.controller import Outcome
 from graft_operator.engine.errors import AlreadyExists, Conflict, Forbidden
@@ -24,6 +22,7 @@ from graft_operator.engine.queue import Key
 from graft_operator.engine.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, MODEL_ENDPOINTS, SHADOW_TESTS, Resource
 from graft_operator.engine.status import write_status
 from graft_operator.modelendpoint import children, decide
+from graft_operator.modelendpoint.applied import Applied
 from graft_operator.modelendpoint.audit import Audit, untold
 from graft_operator.modelendpoint.children import Platform
 from graft_operator.modelendpoint.drift_jobs import DriftJobs
@@ -42,46 +41,10 @@ class NameTaken(Exception):  # noqa: N818 - says what is wrong
     """An object of the name that a child must have belongs to somebody else."""
 
 
-AGAIN = timedelta(minutes=10).total_seconds()
-"""Heals what somebody changed or deleted by hand."""
-REMEMBERED = 8192
 TELL_AGAIN = timedelta(seconds=1)
 """While there is something to tell. The write of the ledger wakes sooner."""
 TELL_LATER = timedelta(seconds=30)
 """Of what the API server could not take. Nothing is posted before, whatever else wakes the endpoint: a try may take 20 seconds."""
-
-
-Place = tuple[str, str, str]
-"""Owner's uid, kind, name."""
-
-
-@dataclass
-class Applied:
-    """What was applied last at each place: a pass that changes nothing writes nothing."""
-
-    last: OrderedDict[Place, tuple[bytes, float]] = field(default_factory=OrderedDict)
-    """Digest of the manifest, and until when it is believed to be still there."""
-
-    def is_fresh(self, owner_uid: str, manifest: Manifest, now: float) -> bool:
-        """Whether this was applied for this owner within the last ten minutes, and nothing else for it since."""
-        digest, until = self.last.get(_place(owner_uid, manifest), (b"", 0.0))
-        return now < until and digest == _digest(manifest)
-
-    def remember(self, owner_uid: str, manifest: Manifest, now: float) -> None:
-        """Note that this is what the API server has now."""
-        place = _place(owner_uid, manifest)
-        self.last[place] = _digest(manifest), now + AGAIN
-        self.last.move_to_end(place)
-        while len(self.last) > REMEMBERED:
-            self.last.popitem(last=False)
-
-
-def _place(owner_uid: str, manifest: Manifest) -> Place:
-    return owner_uid, manifest["kind"], manifest["metadata"]["name"]
-
-
-def _digest(manifest: Manifest) -> bytes:
-    return hashlib.sha256(canonical_json(manifest)).digest()
 
 
 @dataclass(frozen=True)
@@ -152,7 +115,7 @@ class ModelEndpoints:
             recorded = True
             # Every pass, not only the first: a renewed authority must reach the namespaces of running pods. Cached.
             await self.trust.ensure(observed.parent.namespace, observed.parent.uid)
-            await self._write_children(observed.parent, decision)
+            await self._write_children(observed, decision)
             await self._make_tests(decision)
             await self._measure(observed.parent.namespace, decision)
         except NameTaken as taken:
@@ -176,13 +139,16 @@ class ModelEndpoints:
             await self._record(body, ROUTES_KEY, decision.routes, observed.routes_record)
             LOG.info("%s/%s: routes", parent.namespace, parent.name, extra={"revision": decision.routes.revision})
 
-    async def _write_children(self, parent: children.Parent, decision: decide.Decision) -> None:
+    async def _write_children(self, observed: Observed, decision: decide.Decision) -> None:
+        parent, deployments = observed.parent, (observed.server, observed.gateway, observed.collector)
+        there = {found["metadata"]["name"] for found in deployments if found}
         # First, for it needs nothing that is applied: whatever is refused of that must not keep production small.
         if decision.scale is not None:
             name, replicas = decision.scale
             await self.kube.merge_patch(DEPLOYMENTS, parent.namespace, name, {"spec": {"replicas": replicas}})
         for manifest in decision.apply:
-            await self._apply(parent.uid, manifest)
+            gone = manifest["kind"] == DEPLOYMENTS.kind and manifest["metadata"]["name"] not in there
+            await self._apply(parent.uid, manifest, gone=gone)
         for manifest in decision.remove:
             await self._remove(parent.uid, manifest)
 
@@ -219,15 +185,15 @@ class ModelEndpoints:
             patch["metadata"]["ownerReferences"] = owners
         await self.kube.merge_patch(CONFIG_MAPS, metadata["namespace"], metadata["name"], patch)
 
-    async def _apply(self, owner_uid: str, manifest: Manifest) -> None:
-        """Server-side apply, unless exactly this was applied a short while ago."""
+    async def _apply(self, owner_uid: str, manifest: Manifest, *, gone: bool) -> None:
+        """Server-side apply, unless exactly this was applied a short while ago and nothing has become of it since."""
         resource, metadata = children.resource_of(manifest), manifest["metadata"]
-        if self.applied.is_fresh(owner_uid, manifest, self.clock.monotonic()):
+        if not gone and self.applied.is_fresh(owner_uid, manifest, self.clock.monotonic()):
             return
         existing = await self.kube.get(resource, metadata["namespace"], metadata["name"])
         _check_owner(existing, owner_uid, resource, metadata["name"])
-        await self.kube.apply(resource, manifest)
-        self.applied.remember(owner_uid, manifest, self.clock.monotonic())
+        found = await self.kube.apply(resource, manifest)
+        self.applied.remember(owner_uid, manifest, self.clock.monotonic(), found)
 
     async def _remove(self, owner_uid: str, manifest: Manifest) -> None:
         """Delete a child that is not wanted any more, once."""
