@@ -1,6 +1,7 @@
 """An endpoint to play stories on: its namespace, its adapters, and load on it all the time."""
 
 import asyncio
+import copy
 import hashlib
 import io
 import itertools
@@ -24,6 +25,15 @@ ALLOWED = {"authorization": f"Bearer {API_KEY}"}
 class Shop(Place):
     """A namespace with a ModelEndpoint of two domains, and a good adapter to make bad ones from."""
 
+    front = "prod"
+    """The endpoint's name."""
+
+    def beside(self, front):
+        """Another endpoint of the same namespace."""
+        other = copy.copy(self)
+        other.front = front
+        return other
+
     def open(self, good, signer, folder, within=300, **spec):
         """Create namespace and endpoint, and wait until it is ready."""
         self.good, self.signer, self.folder = good, signer, folder
@@ -36,7 +46,7 @@ class Shop(Place):
 
     def endpoint(self, **spec):
         body = yaml.safe_load((EXAMPLE / "modelendpoint.yaml").read_text())
-        body["metadata"]["namespace"] = self.name
+        body["metadata"] = {"name": self.front, "namespace": self.name}
         body["spec"] |= {"baseModel": {"uri": f"s3://{self.bucket}/base"}, "domains": [{"name": "dsl"}, {"name": "other"}]}
         body["spec"]["gateway"] = {"replicas": 2, "apiKeys": {"secretRef": {"name": "clients"}}}
         body["spec"]["server"]["args"] += ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]
@@ -46,7 +56,7 @@ class Shop(Place):
         return body
 
     def get_endpoint(self):
-        return self.get("modelendpoint", "prod")
+        return self.get("modelendpoint", self.front)
 
     def upload(self, package, name):
         for file in sorted(package.path.iterdir()):
@@ -58,11 +68,14 @@ class Shop(Place):
         spec = {
             "artifact": {"uri": f"s3://{self.bucket}/packages/{name}", "digest": package.digest, "sizeBytes": package.size},
             "domain": domain,
-            "baseModelDigest": json.loads((self.good / "manifest.json").read_text())["baseModel"]["digest"],
-            "endpointRef": {"name": "prod"},
+            "baseModelDigest": self.base_digest(),
+            "endpointRef": {"name": self.front},
         }
         metadata = {"name": name, "namespace": self.name}
         self.apply({"apiVersion": "graft.dev/v1alpha1", "kind": "Adapter", "metadata": metadata, "spec": spec})
+
+    def base_digest(self):
+        return json.loads((self.good / "manifest.json").read_text())["baseModel"]["digest"]
 
     def adapter(self, name, phases, seconds=120, poll=0.3):
         def there(found):
@@ -73,7 +86,7 @@ class Shop(Place):
     def pin(self, **pins):
         domains = [{"name": name} | ({"pin": pins[name]} if name in pins else {}) for name in ("dsl", "other")]
         patch = json.dumps({"spec": {"domains": domains}})
-        self.tools.run("kubectl", "patch", "modelendpoint", "prod", "-n", self.name, "--type=merge", "-p", patch)
+        self.tools.run("kubectl", "patch", "modelendpoint", self.front, "-n", self.name, "--type=merge", "-p", patch)
 
     def serves(self, domain, adapter, seconds=120):
         """Wait until every gateway routes the domain to this adapter (None: the base model)."""
@@ -89,7 +102,7 @@ class Shop(Place):
         return wait_for(self.get_endpoint, lambda found: found.get("status", {}).get("phase") == "Ready", seconds)["status"]
 
     def url(self):
-        return f"http://{self.get('service', 'prod-gateway')['spec']['clusterIP']}"
+        return f"http://{self.get('service', f'{self.front}-gateway')['spec']['clusterIP']}"
 
     def telling_questions(self, count=8):
         """Held-out questions that base and adapter answer differently, so that an answer tells who gave it."""
@@ -101,10 +114,10 @@ class Shop(Place):
         return found
 
     def pods(self, component):
-        return self.items("pods", "-l", f"graft.dev/modelendpoint=prod,graft.dev/component={component}")
+        return self.items("pods", "-l", f"graft.dev/modelendpoint={self.front},graft.dev/component={component}")
 
     def scale(self, replicas):
-        self.tools.run("kubectl", "scale", "modelendpoint", "prod", "-n", self.name, f"--replicas={replicas}")
+        self.tools.run("kubectl", "scale", "modelendpoint", self.front, "-n", self.name, f"--replicas={replicas}")
 
     def servers_ready(self, count=2):
         """Wait until there are so many server pods and all are ready, as the kubelet says: also while no operator says anything."""

@@ -11,13 +11,15 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anthropic
 import openai
 import packages
 import pytest
-from place import kill_process, wait_for
+import yaml
+from place import ROOT, kill_process, wait_for
 from stories import API_KEY, Load, Shop, ask, is_ready, train
 
 from graft_devcluster import install
@@ -393,6 +395,62 @@ def test_the_official_clients(shop, first):
         with client.messages.stream(**settings) as stream:
             (used,) = (block for block in stream.get_final_message().content if block.type == "tool_use")
         assert (used.name, used.input) == ("decide", decided)
+
+
+def test_a_vllm_of_ones_own(shop, first, references, tmp_path):
+    """`graft inject` beside a vLLM that runs already: its base model goes on, adapters serve, and nobody passes the door any more."""
+    own = shop.beside("own")
+    deployment = own_vllm(shop, references["vllm-cpu"])
+    shop.apply(deployment)
+    (before,) = wait_for(partial(pods_of_ones_own, shop), lambda seen: [is_ready(pod) for pod in seen["pods"]] == [True], 240)["pods"]
+    assert raw_status(f"http://{before['status']['podIP']}:8000/v1/models", "GET") == 200
+    spec = {"server": {"existing": {"deployment": "vllm"}}, "replicas": 1}
+    endpoint = own.endpoint(**spec)
+    endpoint["spec"]["baseModel"]["digest"] = shop.base_digest()
+    shop.apply(endpoint)
+    for name, body in (("deployment.yaml", deployment), ("endpoint.yaml", endpoint)):
+        (tmp_path / name).write_text(yaml.safe_dump(body))
+    command = [ROOT / ".venv/bin/graft", "inject", "-f", tmp_path / "deployment.yaml", "--endpoint", tmp_path / "endpoint.yaml"]
+    done = subprocess.run([*command, "--serving-image", references["serving"]], capture_output=True, text=True, check=True)
+    shop.apply(yaml.safe_load(done.stdout))
+    _, _, binding = done.stderr.partition(" -f - with\n")
+    shop.apply(yaml.safe_load(binding))
+    own.add("own-first", packages.Package(shop.good, shop.folder / "first"))
+    assert shop.adapter("own-first", {"Loaded"}, 240)["replicas"] == {"ready": 1, "total": 1, "failing": 0}
+    own.pin(dsl={"adapter": "own-first"})
+    own.serves("dsl", "own-first")
+    for question in shop.questions:
+        for alias in ("base", "dsl"):
+            assert ask(own.url(), alias, question) == ask(shop.url(), alias, question)
+    (pod,) = own.pods("server")
+    assert pod["metadata"]["name"] != before["metadata"]["name"]
+    assert raw_status(f"http://{pod['status']['podIP']}:8000/v1/chat/completions", "POST") == 401
+    assert raw_status(f"http://{pod['status']['podIP']}:8001/v1/models", "GET") is None
+    own.ready()
+    for kind, name in (
+        ("adapter", "own-first"),
+        ("modelendpoint", "own"),
+        ("deployment", "vllm"),
+        ("rolebinding", "graft-server-own-existing"),
+    ):
+        shop.delete(kind, name)
+    shop.gone("adapter", "own-first")
+
+
+def pods_of_ones_own(shop):
+    return {"pods": shop.items("pods", "-l", "app=vllm")}
+
+
+def own_vllm(shop, image):
+    """Somebody's Deployment of vLLM, with the base model."""
+    deployment = yaml.safe_load((Path(__file__).parent / "own-vllm.yaml").read_text())
+    deployment["metadata"]["namespace"] = shop.name
+    pod = deployment["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        container["image"] = image
+    model = {name: shop.store.presigned_get_object(shop.bucket, name) for name in shop.objects("base/")}
+    pod["initContainers"][0]["env"][0]["value"] = json.dumps(model)
+    return deployment
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js 20 or newer")
