@@ -123,7 +123,7 @@ class TestRights:
     def test_who_grants_a_right_has_it_and_no_right_to_grant_others(self, chart: Any) -> None:
         """What agents and gateways may: read their routes, and find servers."""
         granting = [rule for rule in operator_rules(chart()) if {"roles", "rolebindings"} & set(rule["resources"])]
-        assert [rule["verbs"] for rule in granting] == [["get", "create", "patch"], ["delete"]]
+        assert [rule["verbs"] for rule in granting] == [["get", "list", "watch", "create", "patch"], ["delete"]]
         held = {(r, v) for rule in operator_rules(chart()) for r in rule["resources"] for v in rule["verbs"] if "resourceNames" not in rule}
         assert {("configmaps", verb) for verb in ("get", "list", "watch")} <= held
         assert {("endpointslices", verb) for verb in ("list", "watch")} <= held
