@@ -1,6 +1,5 @@
 """The scorers on the hold-out: checked before anything is trained, then held against both models' answers."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ from graft_api.evaluation import Suite
 from graft_api.finetunejob import FineTuneJobSpec, SuiteResult
 from graft_api.reports import Reason
 from graft_evaluation.acceptance import assess
-from graft_evaluation.sandbox.command import PATH
 from graft_evaluation.scorers import (
     Answer,
     Broken,
@@ -19,6 +17,7 @@ from graft_evaluation.scorers import (
     affordable,
     build,
     causes,
+    check_program,
     position_bias,
     requests_per_answer,
     score_batch,
@@ -53,10 +52,11 @@ def check_scorers(spec: FineTuneJobSpec, environment: Mapping[str, str]) -> None
 def check_commands(spec: FineTuneJobSpec) -> None:
     """Refuse commands that this container does not hold. Raises `BadInputError`."""
     for index, suite in enumerate(spec.evaluation.suites):
-        command = suite.scorer.command
-        if command is not None and shutil.which(command.argv[0], path=PATH) is None:
-            message = f"{command.argv[0]!r} is not a program in this image ({PATH}); set spec.podTemplate.image to one that holds it"
-            raise BadInputError(Reason.INVALID_SETTING, f"spec.evaluation.suites[{index}].scorer.command.argv[0]: {message}")
+        try:
+            check_program(suite.scorer)
+        except ScorerInvalidError as error:
+            message = f"spec.evaluation.suites[{index}].scorer.{error}: set spec.podTemplate.image"
+            raise BadInputError(Reason.INVALID_SETTING, message) from error
 
 
 def declared_environment(spec: FineTuneJobSpec) -> dict[str, str]:

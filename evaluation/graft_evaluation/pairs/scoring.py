@@ -19,7 +19,7 @@ from graft_api.scorers import RefusalScorer, Scorer, ToolCallsScorer
 from graft_evaluation.paired.outcomes import Answer, counted
 from graft_evaluation.pairs.sides import Said, Side, Whose
 from graft_evaluation.scorers import Answer as Scored
-from graft_evaluation.scorers import Broken, Case, Judge, ScorerInvalidError, build, requests_per_answer, sampled, score
+from graft_evaluation.scorers import Broken, Case, Judge, ScorerInvalidError, build_here, requests_per_answer, sampled, score
 from graft_evaluation.scorers import Score as Found
 
 SUGAR: Mapping[Measure, Scorer] = {
@@ -117,7 +117,7 @@ class Scoring:
     def _gauge(self, measured: MeasuredMetric, environment: Mapping[str, str]) -> _Gauge | None:
         scorer = measured.scorer if measured.measure is None else SUGAR.get(measured.measure)
         try:
-            return _Gauge(measured, build(scorer, environment) if scorer else None, scorer)
+            return _Gauge(measured, build_here(scorer, environment) if scorer else None, scorer)
         except ScorerInvalidError as error:
             self.unbuilt[measured.metric.name] = str(error)
             return None

@@ -9,7 +9,7 @@ breaks is the scorer, and an answer that it broke on is counted and not scored.
 """
 
 from graft_evaluation.scorers.bias import PositionBias, position_bias
-from graft_evaluation.scorers.run import build, causes, score, score_all, score_batch
+from graft_evaluation.scorers.run import build, build_here, causes, check_program, score, score_all, score_batch
 from graft_evaluation.scorers.sampling import Budget, affordable, requests_per_answer, sampled
 from graft_evaluation.scorers.values import (
     TRANSIENT,
@@ -46,7 +46,9 @@ __all__ = [
     "ToolCall",
     "affordable",
     "build",
+    "build_here",
     "causes",
+    "check_program",
     "position_bias",
     "requests_per_answer",
     "sampled",

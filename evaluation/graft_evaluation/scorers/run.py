@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graft_api.remote_scorers import HttpScorer, LlmJudgeScorer
 from graft_api.scorers import Scorer
+from graft_evaluation.sandbox.command import PATH
 from graft_evaluation.scorers import sandboxed, schemas, text
-from graft_evaluation.scorers.values import Broken, Case, Cause, Judge, Outcome, Score, ScorerBrokenError
+from graft_evaluation.scorers.values import Broken, Case, Cause, Judge, Outcome, Score, ScorerBrokenError, ScorerInvalidError
 
 Clock = Callable[[], float]
 
@@ -39,6 +41,19 @@ def build(scorer: Scorer, environment: Mapping[str, str], processes: int | None 
     }
     (name,) = (name for name in builders if getattr(scorer, name) is not None)  # the model's rule: exactly one
     return builders[name](getattr(scorer, name))
+
+
+def build_here(scorer: Scorer, environment: Mapping[str, str]) -> Judge:
+    """As `build`, in the container where the judge is to judge. Raises `ScorerInvalidError`, for a program that is not in it, too."""
+    check_program(scorer)
+    return build(scorer, environment)
+
+
+def check_program(scorer: Scorer) -> None:
+    """Refuse a command whose program this container does not hold. Raises `ScorerInvalidError`."""
+    command = scorer.command
+    if command is not None and shutil.which(command.argv[0], path=PATH) is None:
+        raise ScorerInvalidError(f"command.argv[0]: {command.argv[0]!r} is not a program in this image ({PATH}); use one that holds it")
 
 
 def _asking(scorer: LlmJudgeScorer | HttpScorer, environment: Mapping[str, str]) -> Judge:

@@ -21,7 +21,7 @@ from graft_evaluation.paired.outcomes import Answer
 from graft_evaluation.pairs.scoring import SUGAR
 from graft_evaluation.pairs.sides import Said
 from graft_evaluation.scorers import Answer as Scored
-from graft_evaluation.scorers import Broken, Case, Judge, ScorerInvalidError, build, requests_per_answer, sampled, score
+from graft_evaluation.scorers import Broken, Case, Judge, ScorerInvalidError, build_here, requests_per_answer, sampled, score
 from graft_serving.collector.answers import read_answer
 from graft_serving.collector.drawing import Purpose, place
 from graft_serving.collector.frames import Exchange
@@ -135,7 +135,7 @@ class Judging:
     def _built(self, domain: str, observed: ObservedScore) -> Gauge:
         scorer = observed.scorer if observed.measure is None else SUGAR.get(observed.measure)
         try:
-            return Gauge(domain, observed, build(scorer, self._environment) if scorer else None, scorer)
+            return Gauge(domain, observed, build_here(scorer, self._environment) if scorer else None, scorer)
         except ScorerInvalidError as error:
             logger.error("the scorer of %s of %s cannot be built, its answers count as broken: %s", observed.name, domain, error)
             return Gauge(domain, observed, None, scorer)

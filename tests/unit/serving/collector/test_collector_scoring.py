@@ -100,6 +100,14 @@ async def test_a_judge_that_says_nonsense_is_broken(judge):
     assert (candidate.found, candidate.broken) == ({}, {"m": "BadVerdict"})
 
 
+async def test_a_program_that_the_image_lacks_is_said_before_the_first_answer():
+    command = {"argv": ["opa", "eval"], "verdict": "ExitStatus"}
+    one = metric("Proportion", "LowerIsBetter", {"scorer": {"command": command}})
+    scoring = Scoring([one], {}, lambda metric, requests, key: True)
+    assert scoring.unbuilt["m"].startswith("command.argv[0]: 'opa' is not a program in this image (/usr/local/bin:")
+    await scoring.aclose()
+
+
 async def test_an_answer_that_never_came_is_not_judged(judge):
     candidate, _ = await measured(judge.metric, Trio(question(), side("a"), side("", Answer.TIMEOUT)))
     assert candidate.found == {"m": (0.5, None)}
