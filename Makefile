@@ -93,6 +93,7 @@ bench-mirroring: .venv/.ready ## What the tee adds to a request with the collect
 	@$(DEVCLUSTER) build versitygw
 	$(PYTHON) bench/mirroring/run.py
 	$(PYTHON) bench/mirroring/collector.py
+	GRAFT_KILLS=10 GRAFT_SECONDS_BETWEEN_KILLS=30 $(PYTEST) tests/trainer/test_collector_killed.py --timeout 900 -q
 
 bench-rollback: .venv/.ready ## How fast a bad version is out: by routes, and by each gateway's own hard limits
 	@$(PYTHON) bench/rollback/run.py

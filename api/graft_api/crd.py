@@ -219,7 +219,7 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if "anyOf" in node:
         # `X | None`: the API server prunes nulls of fields that are not nullable, so absent is the only null.
         (branch,) = [option for option in node["anyOf"] if option.get("type") != "null"]
-        rest = {key: value for key, value in node.items() if key not in {"anyOf", "default"}}
+        rest = {key: value for key, value in node.items() if key != "anyOf"}
         return structural({**branch, **rest}, definitions)
     result = {key: value for key, value in node.items() if key not in DROPPED and key != "$defs"}
     if "const" in result:

@@ -28,7 +28,7 @@ class BaseModelSource(Model):
     uri: ModelUri | None = None
     """s3:// or pvc://claim/folder; file:// for `graft run`. hf:// and ipfs:// are not in this version."""
     digest: Digest | None = None
-    """Folder digest: sha256 over the sorted lines `<sha256>  <path>` of its files. Checked before anything is trained."""
+    """Folder digest, see `docs/serving.md`. Checked before anything is trained."""
     from_job: ObjectName | None = None
     """Not in this version."""
     from_adapter: ObjectName | None = None

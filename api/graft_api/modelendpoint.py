@@ -43,6 +43,13 @@ OWNED_ARGUMENTS = (
 )
 """Of vLLM: set by graft, or would open a way around the door, or would blind the effect probe or the drain."""
 
+
+def is_owned(argument: str) -> bool:
+    """Whether an argument is one of these, or what vLLM takes for one: it accepts a flag's beginning, too."""
+    flag = argument.partition("=")[0].replace("_", "-")
+    return len(flag) > 2 and any(owned.startswith(flag) for owned in OWNED_ARGUMENTS)
+
+
 Argument = Annotated[str, Field(max_length=1024, min_length=1)]
 
 
@@ -52,7 +59,7 @@ class ServedModel(Model):
     uri: ModelUri
     """s3://bucket/folder or pvc://claim/folder. hf:// and ipfs:// are not in this version."""
     digest: Digest | None = None
-    """Folder digest: sha256 over the sorted lines `<sha256>  <path>` of its files. Checked before vLLM starts; default: as found."""
+    """Folder digest, see `docs/serving.md`. Checked before vLLM starts; default: as found, and then in `status.baseModelDigest`."""
 
     rules: ClassVar = (
         Rule(
@@ -93,15 +100,22 @@ class Server(Model):
     drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """How long a pod that is asked to go may finish what is in flight."""
     pod_template: PodTemplate | None = None
-    """Resources, nodeSelector, env, volumes ... of the vLLM container and its pod. `image` is not read: use `server.image`."""
+    """
+    Resources, nodeSelector, env, volumes ... of the vLLM container and its pod. `image` is not read: use `server.image`. All pods of the
+    endpoint are pulled with its imagePullSecrets.
+    """
     existing: ExistingServer | None = None
-    """Instead of a Deployment of graft's; then everything else here but maxLoras and maxLoraRank is the user's business."""
+    """
+    Instead of a Deployment of graft's. Of all else here maxLoras, maxLoraRank, adapterCache, drainSeconds and the imagePullSecrets of
+    podTemplate (of gateways and collector) still count; the rest is the user's business. There are no ShadowTests, and so no promotion.
+    """
 
     rules: ClassVar = (
         Rule(
-            cel=f"!has(self.args) || self.args.all(a, !(a.split('=')[0].replace('_', '-') in {list(OWNED_ARGUMENTS)}))",
-            message=f"graft sets these itself: {', '.join(OWNED_ARGUMENTS)}",
-            check=lambda self: all(arg.split("=")[0].replace("_", "-") not in OWNED_ARGUMENTS for arg in self.args or []),
+            cel=f"!has(self.args) || self.args.all(a, !a.startsWith('--') || a == '--' ||"
+            f" !{list(OWNED_ARGUMENTS)}.exists(o, o.startsWith(a.split('=')[0].replace('_', '-'))))",
+            message=f"graft sets these itself, and none may be there in full or shortened: {', '.join(OWNED_ARGUMENTS)}",
+            check=lambda self: not any(is_owned(arg) for arg in self.args or []),
             field=".args",
         ),
         Rule(
@@ -288,6 +302,12 @@ class ModelEndpointSpec(Model):
             message="with server.existing graft does not fetch the base model: say its digest",
             check=lambda self: self.server.existing is None or self.base_model.digest is not None,
             field=".baseModel.digest",
+        ),
+        Rule(
+            cel="!has(self.server) || !has(self.server.existing) || self.domains.all(d, !has(d.promotion))",
+            message="with server.existing there are no ShadowTests, for graft cannot make the same server a second time: pin adapters",
+            check=lambda self: self.server.existing is None or all(domain.promotion is None for domain in self.domains),
+            field=".domains",
         ),
         Rule(
             cel="!has(self.collector) || !has(self.collector.observe) ||"

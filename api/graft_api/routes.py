@@ -60,7 +60,7 @@ class HardLimits(Model):
     """
 
     error_share: Annotated[str, Decimal(gt=0, le=1)] | None = "0.1"
-    """Of requests that end in an error of the server: 5xx, timed out, broken off."""
+    """Of requests that end in an error of the server: 5xx, timed out, broken off. "1": errors have no limit."""
     latency_seconds: Annotated[str, Decimal(gt=0, le=3600)] | None = None
     """To the end of the answer; with `latencyShare`."""
     latency_share: Annotated[str, Decimal(gt=0, le=1)] = "0.5"
@@ -138,8 +138,8 @@ class GatewaySettings(Model):
     limits: GatewayLimits = Field(default_factory=GatewayLimits)
     allowed_media_hosts: Annotated[list[MediaHost], Field(max_length=32)] = Field(default_factory=list)
     """
-    Hosts from which vLLM may fetch images, audio and video that a request names by http(s) URL. It fetches from inside the cluster
-    and follows redirects, so name only hosts that are trusted with both. Without one only data: URLs are served.
+    Hosts from which vLLM may fetch images, audio and video that a request names by http(s) URL. It fetches from inside the cluster,
+    and follows no redirects: name only hosts that are trusted with that. Without one only data: URLs are served.
     """
     per_key: KeyLimits | None = None
 

@@ -14,7 +14,7 @@ from graft_api.comparison import Exclusion, Limits, Metric, MetricVerdict
 from graft_api.finetunejob import Condition, OutputUri, StoreUri
 from graft_api.measures import Measure
 from graft_api.podtemplate import LocalObjectReference, Resources, StringMap, Toleration
-from graft_api.routes import VersionName
+from graft_api.routes import MediaHost, VersionName
 from graft_api.schema import Count, Decimal, Digest, DnsLabel, Duration, Model, ObjectName, Rule, Timestamp, Uid, seconds_of
 
 TEST_LABEL = "graft.dev/shadowtest"
@@ -172,6 +172,8 @@ class ResolvedTest(Model):
     max_duration: Annotated[str, Field(max_length=24)]
     guardrails: Annotated[list[AddedGuardrail], Field(max_length=4)] = Field(default_factory=list)
     """The standard ones that are measured beside the spec's metrics."""
+    allowed_media_hosts: Annotated[list[MediaHost], Field(max_length=32)] = Field(default_factory=list)
+    """The endpoint's, from which the shadow server may fetch, too."""
     endpoint_spec_digest: Digest
     """Of what the shadow server was made from: base model, server and keys of the endpoint, as they were."""
 

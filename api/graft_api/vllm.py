@@ -13,7 +13,7 @@ DEFAULT_COMMAND = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
 """Whoever says one of these knows how to spread over GPUs."""
 
-LORA_ENVIRONMENT = {
+SERVING_ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     # With one of these, a request that names a path or a repository makes vLLM load it, unverified. VLLM_PLUGINS itself is
     # left alone: it also chooses the plugin of the hardware.
@@ -21,17 +21,17 @@ LORA_ENVIRONMENT = {
     "VLLM_LORA_RESOLVER_HF_REPO_LIST": "",
     # vLLM listens on loopback; with a key of its own it would refuse agent and door.
     "VLLM_API_KEY": "",
+    # A host that `gateway.allowedMediaHosts` lets through must not send vLLM on to another one.
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
 """Of every vLLM that graft serves adapters through, whoever made its Deployment."""
 
 OWN_ENVIRONMENT = {
     # What serves was checked by its digest: nothing may be fetched beside it.
     "HF_HUB_OFFLINE": "1",
-    # A host that `gateway.allowedMediaHosts` lets through must not send vLLM on to another one.
-    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
-} | LORA_ENVIRONMENT
+} | SERVING_ENVIRONMENT
 """Wins over the user's variables."""
 
 DEFAULT_ENVIRONMENT = {

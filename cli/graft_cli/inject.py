@@ -92,7 +92,7 @@ def injected(deployment: Manifest, endpoint: ModelEndpoint, settings: Sidecars, 
         deployment=_with_pod(deployment, labels, pod),
         patch={"spec": {"template": {"metadata": {"labels": labels}, "spec": patched}}},
         changed=list(_changes(before, server, line)),
-        remaining=list(_remaining(deployment, endpoint, server)),
+        remaining=list(_remaining(deployment, endpoint, server, settings.image)),
     )
 
 
@@ -102,7 +102,7 @@ def _changed_server(server: Manifest, line: CommandLine, endpoint: ModelEndpoint
 
     Its ports and its readiness probe go: nobody reaches vLLM there any more, and the agent says when a pod can serve.
     """
-    ours = {item["name"]: item for item in serverpod.variables(vllm.LORA_ENVIRONMENT)}
+    ours = {item["name"]: item for item in serverpod.variables(vllm.SERVING_ENVIRONMENT)}
     theirs = [item for item in server.get("env", []) if item["name"] not in ours]
     mounts = [mount for mount in server.get("volumeMounts", []) if not _is_ours(mount)]
     adapters = serverpod.mount("graft-adapters", plane.ADAPTERS_DIRECTORY, read_only=True)
@@ -125,7 +125,7 @@ def _server_patch(before: Manifest, after: Manifest) -> Manifest:
         return {"$patch": "replace", **value} if key in inside else value
 
     sources = {item["name"]: item for item in before.get("env", [])}
-    ours = [item for item in after["env"] if item["name"] in vllm.LORA_ENVIRONMENT]
+    ours = [item for item in after["env"] if item["name"] in vllm.SERVING_ENVIRONMENT]
     patch: Manifest = {
         "name": before["name"],
         "args": after["args"],
@@ -192,10 +192,11 @@ def _changes(pod: Manifest, server: Manifest, line: CommandLine) -> Iterator[str
     yield "enableServiceLinks: false: a Service called vllm would set variables that vLLM reads"
 
 
-def _remaining(deployment: Manifest, endpoint: ModelEndpoint, server: Manifest) -> Iterator[str]:
+def _remaining(deployment: Manifest, endpoint: ModelEndpoint, server: Manifest, image: str) -> Iterator[str]:
     name, pod = endpoint.metadata.get("name", ""), deployment["spec"]["template"]["spec"]
     yield f"the right to apply this: the verb inject on modelendpoints/{name} (ClusterRole graft-serving-admin)"
     yield f"apply ModelEndpoint {name}: the operator makes the Role {plane.server_account(name)}, the routes and the gateway"
+    yield f"nodes must be able to pull {image} (--serving-image), with the Deployment's own imagePullSecrets"
     credentials = endpoint.spec.credentials
     if credentials and credentials.secret_ref:
         yield f"the Secret {credentials.secret_ref.name} must be there: the agent fetches adapters with it"

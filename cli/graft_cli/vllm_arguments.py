@@ -71,7 +71,9 @@ def _take_out(tokens: list[tuple[str, bool]]) -> tuple[list[tuple[str, bool]], d
 
 
 def _refused(tokens: list[str]) -> list[str]:
-    found = [flag for token in tokens if token.startswith("-") and (flag := vllm.flag_of(token)) in REFUSED]
+    """Of a flag vLLM takes the beginning, too."""
+    flags = [vllm.flag_of(token) for token in tokens if token.startswith("--") and len(token) > 2]
+    found = [flag for flag in flags if any(refused.startswith(flag) for refused in REFUSED)]
     return [f"{flag} stands against serving through graft's door: remove it" for flag in found]
 
 

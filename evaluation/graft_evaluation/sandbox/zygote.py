@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-PROGRAMS = frozenset({"grammar", "smt", "command"})
+PROGRAMS = frozenset({"grammar", "smt", "command", "tools"})
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 CHUNK = 65536
 

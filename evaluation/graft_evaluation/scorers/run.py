@@ -32,7 +32,7 @@ def build(scorer: Scorer, environment: Mapping[str, str], processes: int | None 
         "cel": text.cel,
         "refusal": text.refusal,
         "json_schema": schemas.json_schema,
-        "tool_calls": schemas.tool_calls,
+        "tool_calls": lambda given: schemas.tool_calls(given, places),
         "grammar": lambda given: sandboxed.grammar(given, places),
         "smt": lambda given: sandboxed.smt(given, places),
         "command": lambda given: sandboxed.command(given, places),

@@ -3,14 +3,23 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from graft_api.schema import canonical_json
 from graft_api.scorers import JsonSchemaScorer, ToolCallsScorer
+from graft_evaluation.sandbox.pool import Program, SandboxLostError, SandboxPool
+from graft_evaluation.sandbox.zygote import Limits
 from graft_evaluation.scorers.text import Pure
 from graft_evaluation.scorers.values import Answer, Case, Cause, Score, ScorerBrokenError, ScorerInvalidError, ToolCall
 
+BAD_SCHEMA = "BadToolSchema"
+NO_SCHEMA = "toolCalls: a tool of the request has no JSON Schema that can be used"
+PLAIN_BYTES = 65_536
+"""A client's tools up to this length, and without references, take no time that anybody notices."""
+REFERENCE = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"')
+LIMITS = Limits(cpu_seconds=1, wall_seconds=10.0, memory_mib=256, output_bytes=1024)
 HERMES_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 
 
@@ -32,22 +41,60 @@ def json_schema(scorer: JsonSchemaScorer) -> Pure:
     return Pure(check)
 
 
-def tool_calls(scorer: ToolCallsScorer) -> Pure:
-    own = None if scorer.tools is None else _own_tools(scorer.tools)
+@dataclass(frozen=True)
+class ToolCallsJudge:
+    """
+    Holds calls against the tools that were offered.
 
-    def check(case: Case) -> Score:
+    The scorer's own tools are its author's. A request's are a client's: schemas that refer to schemas may take for ever, so those are
+    held in a sandbox.
+    """
+
+    scorer: ToolCallsScorer
+    own: Mapping[str, Any] | None
+    pool: SandboxPool
+
+    async def judge(self, case: Case) -> Score:
         try:
-            calls = _calls(case.answer, scorer.syntax)
+            calls = _calls(case.answer, self.scorer.syntax)
         except (ValueError, RecursionError):
             return Score.of(False, Cause.NOT_JSON)
         if not calls:
-            return Score.of(not scorer.required, Cause.NO_CALL if scorer.required else None)
-        return _judged(calls, _offered(case) if own is None else own)
+            return Score.of(not self.scorer.required, Cause.NO_CALL if self.scorer.required else None)
+        if self.own is not None:
+            return judged(calls, self.own)
+        return await self._of_request(case, calls)
 
-    return Pure(check)
+    async def aclose(self) -> None:
+        await self.pool.aclose()
+
+    async def _of_request(self, case: Case, calls: tuple[ToolCall, ...]) -> Score:
+        """A request whose schemas are none, or cannot be held against anything in time, tells nothing about the model."""
+        try:
+            document = canonical_json(list(case.tools)).decode()
+            if len(document) <= PLAIN_BYTES and not REFERENCE.search(document):
+                return judged(calls, _of_request(document))
+        except (ScorerInvalidError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ScorerBrokenError(BAD_SCHEMA, NO_SCHEMA) from error
+        try:
+            ended = await self.pool.run(json.dumps({"tools": document, "calls": [[call.name, call.arguments] for call in calls]}))
+        except SandboxLostError as error:
+            raise ScorerBrokenError("SandboxLost", str(error)) from error
+        if ended.status != 0:
+            raise ScorerBrokenError(BAD_SCHEMA, f"toolCalls: a tool's schema took more than {LIMITS.cpu_seconds} s or too much memory")
+        said = json.loads(ended.output)
+        if "cause" not in said:
+            raise ScorerBrokenError(BAD_SCHEMA, NO_SCHEMA)
+        return Score.of(said["cause"] is None, None if said["cause"] is None else Cause(said["cause"]))
 
 
-def _judged(calls: tuple[ToolCall, ...], offered: Mapping[str, Any]) -> Score:
+def tool_calls(scorer: ToolCallsScorer, processes: int) -> ToolCallsJudge:
+    own = None if scorer.tools is None else _own_tools(scorer.tools)
+    return ToolCallsJudge(scorer, own, SandboxPool(Program("tools", {}, LIMITS), processes))
+
+
+def judged(calls: Iterable[ToolCall], offered: Mapping[str, Any]) -> Score:
+    """Hold calls against validators by name."""
     for call in calls:
         if call.name not in offered:
             return Score.of(False, Cause.UNKNOWN_TOOL)
@@ -84,27 +131,20 @@ def _own_tools(document: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ScorerInvalidError("toolCalls.tools: not JSON") from error
     try:
-        return _functions(tools, "toolCalls.tools")
+        return functions(tools, "toolCalls.tools")
     except (TypeError, KeyError, AttributeError) as error:
         message = 'toolCalls.tools: must be a list of {"type": "function", "function": {"name", "parameters"}}'
         raise ScorerInvalidError(message) from error
 
 
-def _offered(case: Case) -> Mapping[str, Any]:
-    """Return the request's tools; a request whose schemas are none tells nothing about the model."""
-    try:
-        return _of_request(canonical_json(list(case.tools)).decode())
-    except (ScorerInvalidError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ScorerBrokenError("BadToolSchema", "toolCalls: a tool of the request has no JSON Schema that can be used") from error
-
-
 @functools.lru_cache(maxsize=256)
 def _of_request(document: str) -> Mapping[str, Any]:
     """Clients send the same tools again and again."""
-    return _functions(json.loads(document), "tools")
+    return functions(json.loads(document), "tools")
 
 
-def _functions(tools: Any, field: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
+def functions(tools: Any, field: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
+    """Return validators by name. Raises `ScorerInvalidError`, TypeError, KeyError or AttributeError for what are no tools."""
     found = {}
     for index, tool in enumerate(tools):
         function = tool.get("function", tool)  # OpenAI's Responses API has no `function` between

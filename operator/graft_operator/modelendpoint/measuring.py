@@ -63,8 +63,6 @@ def plan(observed: Observed, spec: ModelEndpointSpec, ledger: Ledger, now: datet
     if observe is None and turn is None and not watches:
         return Plan(unusable=unusable)
     domains, compare = _tapped(_whole(collector, watches), compare)
-    if compare is not None:  # what production's gateways let vLLM fetch, the shadow server may fetch, too
-        compare = compare.model_copy(update={"allowed_media_hosts": spec.gateway.allowed_media_hosts})
     settings = CollectorSettings(observe=observe, compare=compare, report=report, watches=watches)
     test = report.compare.test if report else compare.test if compare else None
     if (size := len(canonical_json(settings.to_json()))) > SETTINGS_BYTES:

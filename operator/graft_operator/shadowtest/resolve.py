@@ -135,6 +135,7 @@ def resolve(observed: Observed, spec: ShadowTestSpec) -> ResolvedTest:
         seed=spec.seed if spec.seed is not None else _seed(observed.uid),
         max_duration=spec.max_duration or _twice(spec.duration),
         guardrails=added(spec.metrics, control=float(spec.control_share) > 0) if spec.standard_guardrails else [],
+        allowed_media_hosts=endpoint.gateway.allowed_media_hosts,
         endpoint_spec_digest=endpoint_spec_digest(endpoint),
     )
 

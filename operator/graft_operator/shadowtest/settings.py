@@ -32,6 +32,7 @@ def compare_settings(test: TestView, namespace: str) -> Compare:
         control_share=test.spec.control_share,
         duration_seconds=seconds_of(test.spec.duration),
         warm_up_requests=server.warm_up_requests,
+        allowed_media_hosts=resolved.allowed_media_hosts,
         metrics=with_added(test.spec.metrics, resolved.guardrails),
         content=test.spec.content,
         store=resolved.store,

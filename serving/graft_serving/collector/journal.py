@@ -84,8 +84,8 @@ class Journal(Generic[O]):
         self._settings = settings
         self._opened = opened
         self.observed = ObservedTime(clock.monotonic)
-        self._began = clock.now()
-        self._started = (self._began, clock.monotonic())
+        self._began = clock.monotonic()
+        self._started = (clock.now(), self._began)
         self._full = asyncio.Event()
         self._swapped = asyncio.Event()
         self._committing = asyncio.Lock()
@@ -101,7 +101,7 @@ class Journal(Generic[O]):
         self.lost = Counter(progress.lost)
         self.arrived, self.ours = progress.arrived, progress.ours
         self.observed.restart(max(progress.observed_seconds, self.chain.noted_seconds))
-        self._began = self.clock.now()
+        self._began = self.clock.monotonic()
         logger.info("goes on after commit %d", self.chain.total.sequence)
 
     def take(self, exchange: Exchange) -> bool:
@@ -178,9 +178,9 @@ class Journal(Generic[O]):
         )
 
     def _seal(self) -> tuple[O, Progress, float, float]:
-        """Nothing waits in here: segment and numbers are of one moment."""
-        now = self.clock.now()
-        began, self._began = self._began, now
+        """Nothing waits in here: segment and numbers are of one moment. A segment is as long as it was open, whatever the clock did."""
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        began, self._began = now - (monotonic - self._began), monotonic
         segment, self.open = self.open, self._opened()
         self._full.clear()
         self._swapped.set()

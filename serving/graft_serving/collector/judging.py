@@ -27,7 +27,7 @@ from graft_serving.collector.drawing import Purpose, place
 from graft_serving.collector.frames import Exchange
 from graft_serving.collector.journal import Clock
 from graft_serving.collector.pacing import Pace
-from graft_serving.collector.questions import ExcludedError, Question, read_question
+from graft_serving.collector.questions import Prompt, read_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Claimed:
 
     exchange: Exchange
     claims: int = 0
-    read: tuple[Said, Question | None] | None = None
+    read: tuple[Said, Prompt | None] | None = None
     outcomes: dict[int, asyncio.Task[Outcome]] = field(default_factory=dict)
     """By `id` of the gauge, which lives as long as this process."""
 
@@ -141,15 +141,15 @@ class Judging:
             return Gauge(domain, observed, None, scorer)
 
     async def _scored(self, gauge: Gauge, claimed: _Claimed) -> Outcome:
-        exchange, (said, question) = claimed.exchange, _read(claimed)
+        exchange, (said, prompt) = claimed.exchange, _read(claimed)
         assert gauge.scorer is not None  # noqa: S101 - the others are measured
-        if said.ended is Answer.ERROR or question is None or (gauge.observed.measure is Measure.TOOL_CALLS and not question.tools):
+        if said.ended is Answer.ERROR or prompt is None or (gauge.observed.measure is Measure.TOOL_CALLS and not prompt.tools):
             return None
         if gauge.judge is None:
             return NOT_BUILT if sampled(gauge.scorer.sample, exchange.key) else None
         if not self._affordable(gauge, gauge.scorer, exchange):
             return None
-        case = Case(Scored(said.text, said.ended is not Answer.LENGTH, said.tool_calls), (), question.text, question.tools)
+        case = Case(Scored(said.text, said.ended is not Answer.LENGTH, said.tool_calls), (), prompt.text, prompt.tools)
         try:
             outcome = await score(gauge.judge, case)
         except ScorerInvalidError as error:
@@ -177,20 +177,13 @@ class Judging:
         return True
 
 
-def _read(claimed: _Claimed) -> tuple[Said, Question | None]:
-    """Return answer and question; None for one that cannot be read as one: then only what needs none is measured."""
+def _read(claimed: _Claimed) -> tuple[Said, Prompt | None]:
+    """Return answer and prompt; None for one that no scorer can read: then only what needs none is measured."""
     if claimed.read is None:
         exchange = claimed.exchange
         said = read_answer(exchange.head.api, exchange.head.status, exchange.answer, stream=exchange.head.stream)
-        claimed.read = said, _question(exchange)
+        claimed.read = said, read_prompt(exchange.head, exchange.request)
     return claimed.read
-
-
-def _question(exchange: Exchange) -> Question | None:
-    try:
-        return read_question(exchange.head, exchange.request)
-    except ExcludedError:
-        return None
 
 
 def _measured(measure: Measure | None, head: ExchangeHead, said: Said) -> tuple[float, bool | None] | None:

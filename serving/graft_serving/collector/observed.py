@@ -21,7 +21,10 @@ from graft_serving.collector.commits import Algebra, Progress, Sealed, Sum
 UNIT = 2.0**-20
 """Sums count whole multiples of this."""
 MOST_HOURS = 35 * 24
-"""Hours that are added up here; the commits keep all of them."""
+"""
+Hours that are added up here, the newest of those in which anything was seen; the commits keep all of them. A clock that was far ahead for
+an hour takes the place of one, not of all before it.
+"""
 SUM = "observed"
 HOUR_SECONDS = 3600
 COVERED = ""
@@ -84,9 +87,10 @@ class ObservedSum:
         """See `Sum`."""
         for key, cell in cast("ObservedSum", other).cells.items():
             self.cell(key).merge(cell)
-        if self.cells:
-            oldest = max(self.cells).hour - MOST_HOURS
-            self.cells = {key: cell for key, cell in self.cells.items() if key.hour > oldest}
+        hours = {key.hour for key in self.cells}
+        if len(hours) > MOST_HOURS:
+            oldest = sorted(hours)[-MOST_HOURS]
+            self.cells = {key: cell for key, cell in self.cells.items() if key.hour >= oldest}
 
     def to_bytes(self) -> bytes:
         """See `Sum`. Equal sums give equal bytes."""
@@ -141,9 +145,8 @@ class ObservedSegment:
 
 
 def hours_between(began: float, ended: float) -> Iterator[tuple[int, float]]:
-    """Yield hours since 1970 with the seconds of each; of a clock that was set far forward no more than are kept."""
-    last = int(ended // HOUR_SECONDS)
-    for hour in range(max(int(began // HOUR_SECONDS), last - MOST_HOURS), last + 1):
+    """Yield hours since 1970 with the seconds of each."""
+    for hour in range(int(began // HOUR_SECONDS), int(ended // HOUR_SECONDS) + 1):
         seconds = min(ended, (hour + 1) * HOUR_SECONDS) - max(began, hour * HOUR_SECONDS)
         if seconds > 0:
             yield hour, seconds

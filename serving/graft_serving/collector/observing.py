@@ -16,7 +16,7 @@ from graft_serving.collector.drawing import Purpose, place
 from graft_serving.collector.frames import Exchange
 from graft_serving.collector.journal import Journal
 from graft_serving.collector.judging import Gauge, Judging, Outcome
-from graft_serving.collector.observed import Cell, Key, ObservedSegment
+from graft_serving.collector.observed import HOUR_SECONDS, Cell, Key, ObservedSegment
 from graft_serving.collector.questions import BY_NAME, CLIENT_LEFT
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ class Observing:
 
     def _count(self, head: ExchangeHead, gauge: Gauge, outcome: Outcome) -> None:
         version, name = head.version or NO_VERSION, gauge.name
-        kept = self._journal.open.cell(Key(int(head.started // 3600), head.domain, version, name))
+        began = min(head.started, self._journal.clock.now())  # by the gateway's clock, which may be ahead
+        kept = self._journal.open.cell(Key(int(began // HOUR_SECONDS), head.domain, version, name))
         shown = self.counted.setdefault((head.domain, version, name), Cell())
         for cell in (kept, shown):
             if isinstance(outcome, str):

@@ -11,12 +11,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from graft_api.tee import ExchangeHead
 from graft_evaluation.pairs.sides import Whose
 from graft_evaluation.scorers import transcript
 from graft_serving.gateway.errors import Cause, Refusal
 from graft_serving.gateway.repeatable import repeatable
-from graft_serving.gateway.requests import APIS, Asked, read_request
+from graft_serving.gateway.requests import APIS, Api, Asked, read_request
 
 BY_NAME = {api.name: api for api in APIS.values()}
 CLIENT_LEFT = 499
@@ -29,6 +31,15 @@ class ExcludedError(Exception):
         super().__init__(cause)
         self.cause = cause
         self.side = side
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was asked, as judges read it."""
+
+    text: str
+    """The conversation."""
+    tools: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -92,18 +103,39 @@ def _question(head: ExchangeHead, request: bytes, media_hosts: Collection[str]) 
     body = asked.body
     if not repeatable(body):
         raise ExcludedError("server-tools", Whose.BOTH)
-    if any(isinstance(body.get(name), int) and body[name] > 1 for name in ("n", "best_of")):
+    if _asks_for_several(head, body):
         raise ExcludedError("several-answers", Whose.BOTH)
-    if head.api == "completions" and not isinstance(body.get("prompt"), str):
-        raise ExcludedError("several-answers", Whose.BOTH)
-    turns = _turns(asked)
-    text = turns if isinstance(turns, str) else transcript(turns)
-    return Question(asked, _opens(turns), text, tuple(_tools(body)))
+    turns = _turns(asked.api, body)
+    return Question(asked, _opens(turns), _text(turns), tuple(_tools(body)))
 
 
-def _turns(asked: Asked) -> str | list[Mapping[str, Any]]:
-    body = asked.body
-    turns = body.get(asked.api.turns or "prompt")
+def read_prompt(head: ExchangeHead, request: bytes) -> Prompt | None:
+    """
+    Return what a judge reads beside an answer; None where there are several answers, or nothing can be read.
+
+    Nothing is asked again, so media by URL, stored state and tools of the server's do not matter here.
+    """
+    try:
+        body = orjson.loads(request)
+        if _asks_for_several(head, body):
+            return None
+        return Prompt(_text(_turns(BY_NAME[head.api], body)), tuple(_tools(body)))
+    except Exception:  # noqa: BLE001 - clients send what they like
+        return None
+
+
+def _asks_for_several(head: ExchangeHead, body: Mapping[str, Any]) -> bool:
+    """Whether there is more than one answer, or may be."""
+    several = any(isinstance(body.get(name), int) and body[name] > 1 for name in ("n", "best_of"))
+    return several or (head.api == "completions" and not isinstance(body.get("prompt"), str))
+
+
+def _text(turns: str | list[Mapping[str, Any]]) -> str:
+    return turns if isinstance(turns, str) else transcript(turns)
+
+
+def _turns(api: Api, body: Mapping[str, Any]) -> str | list[Mapping[str, Any]]:
+    turns = body.get(api.turns or "prompt")
     if isinstance(turns, str):
         return turns
     listed: list[Mapping[str, Any]] = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []

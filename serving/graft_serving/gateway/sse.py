@@ -5,10 +5,9 @@ An event ends with an empty line; lines end with CR LF, LF or CR (WHATWG HTML, s
 on as they came, several events in one piece.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -41,15 +40,33 @@ class Usage:
         self.tokens_out = 0
 
     def read(self, text: bytes) -> None:
-        """Take what `text` says; the larger number holds, for streams count up."""
+        """Take what an answer, or whole events of one, say; the larger number holds, for streams count up."""
+        if text.count(_USAGE) == 1:
+            self._scan(text)
+            return
+        for piece in split_events(text):
+            if piece.count(_USAGE) < 2 or not self._parse(piece):
+                self._scan(piece)
+
+    def _scan(self, text: bytes) -> None:
         at = text.find(_USAGE)
-        while at >= 0:
-            part = text[at : at + _USAGE_LENGTH]
-            if count := _TOKENS_IN.search(part):
-                self.tokens_in = max(self.tokens_in, int(count[1]))
-            if count := _TOKENS_OUT.search(part):
-                self.tokens_out = max(self.tokens_out, int(count[1]))
-            at = text.find(_USAGE, at + len(_USAGE))
+        if at < 0:
+            return
+        part = text[at : at + _USAGE_LENGTH]
+        if count := _TOKENS_IN.search(part):
+            self.tokens_in = max(self.tokens_in, int(count[1]))
+        if count := _TOKENS_OUT.search(part):
+            self.tokens_out = max(self.tokens_out, int(count[1]))
+
+    def _parse(self, text: bytes) -> bool:
+        """Read where a server counts, and not where a tool's input uses the word. False of what cannot be parsed."""
+        if (parsed := _parsed(text)) is None:
+            return False
+        for holder in parsed.holders():
+            if isinstance(found := holder.get("usage"), dict):
+                self.tokens_in = max(self.tokens_in, _tokens(found, "prompt_tokens", "input_tokens"))
+                self.tokens_out = max(self.tokens_out, _tokens(found, "completion_tokens", "output_tokens"))
+        return True
 
 
 class Renaming:
@@ -77,18 +94,12 @@ class Renaming:
 
     def _one(self, text: bytes) -> bytes:
         """Rename in one event or one whole answer: only where the model's name stands, if there is another place."""
-        if self._count(text) > 1:
-            head, brace, rest = text.partition(b"{")
-            document = rest.rstrip()
-            with contextlib.suppress(ValueError):
-                return head + self._renamed(orjson.loads(brace + document)) + rest[len(document) :]
-        return self._everywhere(text)
-
-    def _renamed(self, answer: dict[str, Any]) -> bytes:
-        for holder in (answer, answer.get("message"), answer.get("response")):
-            if isinstance(holder, dict) and holder.get("model") == self._version:
+        if self._count(text) < 2 or (parsed := _parsed(text)) is None:
+            return self._everywhere(text)
+        for holder in parsed.holders():
+            if holder.get("model") == self._version:
                 holder["model"] = self._alias
-        return orjson.dumps(answer)
+        return parsed.head + orjson.dumps(parsed.document) + parsed.tail
 
     def _everywhere(self, text: bytes) -> bytes:
         for old, new in self._pairs:
@@ -142,6 +153,32 @@ class EventStream:
         if _ERROR.search(events):
             self.failed = True
         return events
+
+
+class _Parsed(NamedTuple):
+    """One event, or a whole answer."""
+
+    head: bytes
+    """An event's lines before its JSON."""
+    document: dict[str, Any]
+    tail: bytes
+
+    def holders(self) -> list[dict[str, Any]]:
+        """Return the objects in which a server names the model and counts tokens."""
+        return [one for one in (self.document, self.document.get("message"), self.document.get("response")) if isinstance(one, dict)]
+
+
+def _parsed(text: bytes) -> _Parsed | None:
+    head, brace, rest = text.partition(b"{")
+    written = rest.rstrip()
+    try:
+        return _Parsed(head, orjson.loads(brace + written), rest[len(written) :])
+    except ValueError:
+        return None
+
+
+def _tokens(usage: Mapping[str, Any], *names: str) -> int:
+    return max((count for name in names if isinstance(count := usage.get(name), int)), default=0)
 
 
 def split_events(data: bytes) -> Iterator[bytes]:

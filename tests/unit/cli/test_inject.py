@@ -57,6 +57,7 @@ def test_what_changed_and_what_remains_is_said_aside(monkeypatch, capsys):
         "instead of livenessProbe, readinessProbe, lifecycle",
         "the verb inject on modelendpoints/prod",
         "the Secret s3 must be there",
+        "nodes must be able to pull graft.dev/serving:1",
         "clients use Service prod-gateway",
         "name: graft-server-prod-existing",
         "name: vllm",

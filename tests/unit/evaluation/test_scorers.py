@@ -204,6 +204,43 @@ def test_calls_may_be_the_whole_answer(text: str, cause: str) -> None:
     assert scored({"toolCalls": {"syntax": "Json", "required": True}}, Answer(text), tools=(WEATHER, NO_PARAMETERS)).cause == cause
 
 
+REFERRING = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"$defs": {"Place": WEATHER["function"]["parameters"]}, "$ref": "#/$defs/Place"},
+    },
+}
+
+
+@pytest.mark.parametrize(("city", "cause"), [("Bern", "Right"), (3, "SchemaViolated")])
+def test_schemas_of_a_request_may_refer_to_each_other(city: object, cause: str) -> None:
+    answer = Answer("", tool_calls=(ToolCall("weather", json.dumps({"city": city})),))
+    assert scored({"toolCalls": {}}, answer, tools=(REFERRING,)).cause == cause
+
+
+def endless() -> dict[str, Any]:
+    """Twice as much to do with every level."""
+    levels = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}, {"$ref": f"#/$defs/a{n + 1}"}]} for n in range(60)}
+    parameters = {"$defs": {**levels, "a60": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a0"}}}
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def test_a_client_cannot_hold_up_whoever_judges_with_a_schema() -> None:
+    async def beside() -> tuple[Any, int]:
+        judge, turns = judge_of({"toolCalls": {}}), 0
+        case = Case(Answer("", tool_calls=(ToolCall("f", '{"x": 1}'),)), tools=(endless(),))
+        judging = asyncio.ensure_future(score(judge, case))
+        while not judging.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        await judge.aclose()
+        return judging.result(), turns
+
+    found, turns = asyncio.run(beside())
+    assert (found.cause, turns > 10) == ("BadToolSchema", True)
+
+
 def test_a_request_with_a_broken_tool_tells_nothing_about_the_model() -> None:
     broken = {"type": "function", "function": {"name": "weather", "parameters": {"type": "objekt"}}}
     case = Case(Answer("", tool_calls=(ToolCall("weather", "{}"),)), tools=(broken,))

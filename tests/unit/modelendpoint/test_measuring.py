@@ -38,7 +38,7 @@ ENDED = {"phase": "Passed", "verdict": VERDICT, "endedAt": "2026-11-21T11:59:00Z
 def spec(observe=(), **changes):
     body = {
         "baseModel": {"uri": "s3://models/base", "digest": f"sha256:{'b' * 64}"},
-        "gateway": {"anonymous": True, "replicas": 1, "allowedMediaHosts": ["media.example"]},
+        "gateway": {"anonymous": True, "replicas": 1},
         "domains": [{"name": "dsl"}, {"name": "governance"}],
         "collector": {"store": "s3://measured/prod", "queueBytes": 2**20, "observe": list(observe)},
     }
@@ -149,10 +149,12 @@ def test_gateways_are_told_where_by_which_salt_and_how_much_to_hold():
 
 
 def test_the_collector_is_told_where_to_write_and_what_the_shadow_may_fetch():
-    settings = plan(spec(OBSERVED), a_test()).settings
+    resolved = a_test().status.resolved
+    begun = a_test(resolved=resolved.to_json() | {"allowedMediaHosts": ["as-it-began.example"]})
+    settings = plan(spec(OBSERVED), begun).settings
     assert settings.observe.store == "s3://measured/prod/observe"
-    assert settings.compare.store == a_test().status.resolved.store
-    assert settings.compare.allowed_media_hosts == ["media.example"]
+    assert settings.compare.store == resolved.store
+    assert settings.compare.allowed_media_hosts == ["as-it-began.example"], "an edit of the endpoint does not replace the collector"
 
 
 def test_a_status_that_makes_no_sense_stops_neither_endpoint_nor_observing():

@@ -237,6 +237,12 @@ def test_a_seed_follows_from_the_test_and_differs_from_the_next_ones():
     assert resolve(other, other.spec).seed != resolve(known, known.spec).seed
 
 
+def test_what_vllm_may_fetch_is_frozen_with_the_test():
+    gateway = {"apiKeys": {"secretRef": {"name": "keys"}}, "baseAlias": "raw", "allowedMediaHosts": ["media.example"]}
+    known = observed(gateway=gateway)
+    assert resolve(known, known.spec).allowed_media_hosts == ["media.example"]
+
+
 def view(name, phase, created, reported=True, said=None, minutes=1):
     known = observed()
     body = {"phase": phase, "resolved": resolve(known, known.spec).to_json()}

@@ -20,7 +20,7 @@ from graft_serving.collector.ingest import Intake, application
 from graft_serving.collector.journal import Clock
 from graft_serving.collector.lanes import Surroundings, observe_lane
 from graft_serving.collector.metrics import ObservedMetrics
-from graft_serving.collector.observed import SUM, UNIT, Cell, Key, ObservedSum
+from graft_serving.collector.observed import COVERED, MOST_HOURS, SUM, UNIT, Cell, Key, ObservedSum
 from graft_serving.collector.pacing import SLOT_SECONDS, Pace
 from graft_serving.collector.reporter import Reporter
 
@@ -75,7 +75,7 @@ def now():
 async def test_answers_are_counted_by_domain_version_and_hour(tmp_path, now, session):
     gateway = FakeGateway()
     batch = [gateway.exchange("q", "yes" if i % 4 else "no", version="dsl-new" if i % 2 else "dsl-old", seconds=0.25) for i in range(40)]
-    batch += [gateway.exchange("q", "no", started=START + 3600.0), gateway.exchange("q", "yes", domain="other")]
+    batch += [gateway.exchange("q", "no", started=START - 3600.0), gateway.exchange("q", "yes", domain="other")]
     batch += [
         gateway.exchange("q", status=503, version=None, cause="no-pod"),
         gateway.exchange("q", status=499),
@@ -86,7 +86,7 @@ async def test_answers_are_counted_by_domain_version_and_hour(tmp_path, now, ses
         cells = await observed.commit()
     old, new = cells[Key(HOUR, "dsl", "dsl-old", "compile")], cells[Key(HOUR, "dsl", "dsl-new", "compile")]
     assert (old.count, old.right, new.count, new.right) == (20, 10, 20, 20)
-    assert cells[Key(HOUR + 1, "dsl", "dsl-old", "compile")].count == 1
+    assert cells[Key(HOUR - 1, "dsl", "dsl-old", "compile")].count == 1
     latency = cells[Key(HOUR, "dsl", "dsl-old", "latency")]
     assert latency.units * UNIT == 20 * 0.25
     assert dict(latency.bins) == {int(bins_of(np.array([0.25]))[0]): 20}
@@ -238,13 +238,56 @@ def test_what_is_no_sum_is_refused():
         ObservedSum.from_bytes(b"something")
 
 
+def hours(*seen):
+    found = ObservedSum()
+    for hour in seen:
+        found.cells[Key(hour, "d", "v", "s")] = Cell(1)
+    return found
+
+
 def test_what_is_long_past_is_added_up_no_more():
-    total, old, new = ObservedSum(), ObservedSum(), ObservedSum()
-    old.cells[Key(HOUR, "d", "v", "s")] = Cell(1)
-    new.cells[Key(HOUR + 10_000, "d", "v", "s")] = Cell(2)
-    total.merge(old)
-    total.merge(new)
-    assert [key.hour for key in total.cells] == [HOUR + 10_000]
+    total = hours(*range(HOUR, HOUR + MOST_HOURS))
+    total.merge(hours(HOUR + MOST_HOURS, HOUR + MOST_HOURS + 1))
+    assert sorted(key.hour for key in total.cells) == [*range(HOUR + 2, HOUR + MOST_HOURS + 2)]
+
+
+def test_a_clock_that_was_far_ahead_takes_the_place_of_one_hour_alone():
+    total = hours(HOUR, HOUR + 1)
+    total.merge(hours(HOUR + 10_000))
+    total.merge(hours(HOUR + 2))
+    assert sorted(key.hour for key in total.cells) == [HOUR, HOUR + 1, HOUR + 2, HOUR + 10_000]
+
+
+async def test_what_a_gateway_says_of_the_future_was_now(tmp_path, now, session):
+    gateway = FakeGateway()
+    async with Observed(tmp_path, now) as observed:
+        await observed.take(gateway, session, [gateway.exchange("q", "yes", started=START + 40 * 86400.0)])
+        cells = await observed.commit()
+    assert cells[Key(HOUR, "dsl", "dsl-old", "compile")].count == 1
+    assert max(cells).hour == HOUR
+
+
+async def test_a_segment_is_as_long_as_it_was_open_whatever_the_clock_does(tmp_path, now, session):
+    gateway = FakeGateway()
+    async with Observed(tmp_path, now) as observed:
+        observed.journal.clock = Clock(lambda: now[0] + 40 * 86400.0, lambda: now[0])
+        now[0] += 60
+        await observed.take(gateway, session, [gateway.exchange("q", "yes")])
+        cells = await observed.commit()
+    looked = [cell for key, cell in cells.items() if key.domain == COVERED]
+    assert sum(cell.units for cell in looked) * UNIT == pytest.approx(60, abs=1)
+
+
+async def test_a_prompt_is_read_also_where_nothing_may_be_asked_again(tmp_path, now, session):
+    """An image by URL at an allowed host: the gateway has let it through, and the answer is scored as any other."""
+    gateway = FakeGateway()
+    image = {"type": "image_url", "image_url": {"url": "https://cdn.example.com/a.png"}}
+    asked = [{"type": "text", "text": "what is this?"}, image]
+    async with Observed(tmp_path, now) as observed:
+        await observed.take(gateway, session, [gateway.exchange(asked, "yes"), gateway.exchange(asked, "no")])
+        cells = await observed.commit()
+    cell = cells[Key(HOUR, "dsl", "dsl-old", "compile")]
+    assert (cell.count, cell.right) == (2, 1)
 
 
 def test_the_mode_is_what_is_asked_for():

@@ -80,7 +80,7 @@ async def test_a_better_candidate_passes_and_a_slow_shadow_is_not_its_fault(shad
 
 
 async def test_a_scorer_that_breaks_is_an_error_and_never_a_wrong_answer(shadow, session, start):
-    broken = {"metric": PRIMARY["metric"], "scorer": {"command": {"argv": ["/bin/false-and-not-there"]}}}
+    broken = {"metric": PRIMARY["metric"], "scorer": {"command": {"argv": ["/bin/sh", "-c", "exit 2"]}}}
     world = await start(metrics=[broken], controlShare="0", shadow={"concurrency": 16})
     gateway = FakeGateway()
     report, found = await compared(world, session, (gateway, [gateway.exchange("q") for _ in range(120)]))

@@ -151,3 +151,16 @@ def test_the_base_model_is_renamed_where_its_name_stands_and_nowhere_else() -> N
     assert Renaming(VERSION, ALIAS).answer(orjson.dumps(whole)) == orjson.dumps(whole)
     broken = b'{"model":"base","input":{"model":"base"}'
     assert renaming.answer(broken) == broken.replace(b"base", ALIAS.encode())
+
+
+def test_a_tool_s_input_counts_no_tokens() -> None:
+    usage = Usage()
+    used = {"type": "tool_use", "input": {"usage": {"output_tokens": 999_999_999}}}
+    usage.read(orjson.dumps({"content": [used], "usage": {"input_tokens": 5, "output_tokens": 7}}))
+    assert (usage.tokens_in, usage.tokens_out) == (5, 7)
+    begun = {"response": {"metadata": {"usage": "x"}, "tools": [{"output_tokens": 99}], "usage": {"input_tokens": 6, "output_tokens": 8}}}
+    events = [b"event: response.completed\ndata: " + orjson.dumps(each) + b"\n\n" for each in (begun, {"usage": {"output_tokens": 9}})]
+    usage.read(b"".join(events))
+    assert (usage.tokens_in, usage.tokens_out) == (6, 9)
+    usage.read(b'{"usage":{"output_tokens":10},"usage":{"output_tokens":11')
+    assert usage.tokens_out == 10, "cut off: as well as can be"
