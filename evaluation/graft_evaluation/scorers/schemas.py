@@ -80,6 +80,8 @@ class ToolCallsJudge:
             ended = await self.pool.run(json.dumps({"tools": document, "calls": [[call.name, call.arguments] for call in calls]}))
         except SandboxLostError as error:
             raise ScorerBrokenError("SandboxLost", str(error)) from error
+        if ended.expired:
+            raise ScorerBrokenError("Starved", "toolCalls: the machine gave it too little CPU time")
         if ended.status != 0:
             raise ScorerBrokenError(BAD_SCHEMA, f"toolCalls: a tool's schema took more than {LIMITS.cpu_seconds} s or too much memory")
         said = json.loads(ended.output)
