@@ -91,7 +91,10 @@ def parse() -> argparse.Namespace:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(",") if each)
+    found = tuple(int(each) for each in text.split(",") if each)
+    if any(each < 1 for each in found):
+        raise argparse.ArgumentTypeError(f"{text}: each must be at least 1; nothing at all leaves them out")
+    return found
 
 
 def measured(system: System, direct: Running, options: argparse.Namespace, cores: Cores) -> Iterator[dict[str, Any]]:
